@@ -1,0 +1,195 @@
+"""Bytes to RGB pixels, cheapest check first, so that hostile bytes cost microseconds and a good image decodes everywhere alike.
+
+Order: length, signature, scan count (JPEG), header (sides, pixels, shape, mode), and only then the decoder. Rules of conversion,
+which are part of an artifact's fingerprint (`DECODE_RULES`):
+
+- EXIF orientation is applied; a malformed EXIF block is ignored.
+- One channel (1, L) is repeated three times. 16-bit grey is scaled to 8 bits (value / 257, rounded).
+- Transparency (LA, RGBA, palettes with alpha) is composited over white, as a browser shows it.
+- CMYK and YCCK (Adobe's inverted kind too), YCbCr, LAB, HSV and palettes convert as Pillow does, without colour profiles.
+- 32-bit integer and float images are refused: their range is not known.
+- Of an animation, the first frame. A truncated file is refused, never filled with grey.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from backbone.errors import (
+    CorruptImage,
+    EmptyImage,
+    ImageRefused,
+    ImageTooSmall,
+    TooManyBytes,
+    TooManyPixels,
+    TooManyScans,
+    UnsupportedImageType,
+    UnsupportedMode,
+)
+
+SERVICE_FORMATS = ("JPEG", "PNG", "WEBP")  # what strangers may send: the three formats that the web uses
+ALL_FORMATS = (*SERVICE_FORMATS, "TIFF", "BMP", "GIF")  # what an owner's own folder may hold
+
+DECODE_RULES: dict[str, Any] = {
+    "orientation": "exif",
+    "alpha": "over_white",
+    "grey16": "divide_257",
+    "frame": "first",
+    "jpeg_draft": "smallest_of_1_2_4_8_that_covers_resize",
+    "version": 1,
+}
+
+_SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
+    ("JPEG", 0, b"\xff\xd8\xff"),
+    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
+    ("WEBP", 8, b"WEBP"),
+    ("GIF", 0, b"GIF87a"),
+    ("GIF", 0, b"GIF89a"),
+    ("TIFF", 0, b"II*\x00"),
+    ("TIFF", 0, b"MM\x00*"),
+    ("BMP", 0, b"BM"),
+)
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What an image may cost; every limit is checked before the work that it limits."""
+
+    max_bytes: int = 20 * 2**20  # a 50-megapixel photograph at high quality stays under 20 MiB
+    max_pixels: int = 50_000_000  # the largest common camera sensors; 50 MP in RGB is 150 MB of memory
+    max_side: int = 30_000  # beyond a panorama of 50 MP; formats allow 65,500 and more
+    max_aspect: int = 100  # a longer strip has no centre crop worth the name, and its resize would be huge
+    max_scans: int = 100  # cameras write up to 10; each scan of a bomb costs 6 ms of one core
+    formats: tuple[str, ...] = ALL_FORMATS
+
+
+def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = None) -> Image.Image:
+    """Decode one image to upright RGB.
+
+    Args:
+        data: the encoded image.
+        limits: what it may cost; `DecodeLimits()` where it is None.
+        cover: the short side that a later resize will produce, in pixels. A JPEG is then decoded at the smallest of 1, 1/2, 1/4 and
+            1/8 whose sides still cover that resize (Pillow's `draft`).
+
+    Returns:
+        A Pillow image of mode RGB.
+
+    Raises:
+        ImageRefused: a subclass that says why.
+    """
+    limits = limits or DecodeLimits()
+    kind = _check_bytes(data, limits)
+    with _refusals(), Image.open(io.BytesIO(data), formats=[kind]) as image:
+        _check_header(image, limits)
+        if kind == "JPEG" and cover is not None:
+            image.draft(image.mode, resized_size(image.size, cover))
+        image.load()
+        return to_rgb(_upright(image))
+
+
+def resized_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Return the (width, height) of an image of `size` whose short side is brought to `short_side`; the long side is truncated."""
+    width, height = size
+    if width <= height:
+        return short_side, max(int(short_side * height / width), 1)
+    return max(int(short_side * width / height), 1), short_side
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode with a documented rule to RGB.
+
+    Raises:
+        UnsupportedMode: 32-bit integer and float images.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image if type(image) is Image.Image else image.copy()
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnsupportedMode(f"images of mode {image.mode} have no fixed range; convert the file to 8 or 16 bits.")
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def image_format(data: bytes) -> str | None:
+    """Return the format whose signature `data` carries (of ALL_FORMATS), or None; reads a few bytes and parses nothing."""
+    for name, offset, magic in _SIGNATURES:
+        if data[offset : offset + len(magic)] == magic and (name != "WEBP" or data[:4] == b"RIFF"):
+            return name
+    return None
+
+
+def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
+    if not data or (len(data) < 64 and not data.strip()):
+        raise EmptyImage("the image is empty; send the bytes of an image file.")
+    if len(data) > limits.max_bytes:
+        raise TooManyBytes(
+            f"the image has {len(data):,} bytes and the limit is {limits.max_bytes:,}; send a smaller one."
+        )
+    kind = image_format(data)
+    if kind is None or kind not in limits.formats:
+        accepted = ", ".join(limits.formats)
+        raise UnsupportedImageType(f"these bytes are not an accepted image type; accepted are {accepted}.")
+    if kind == "JPEG" and (scans := data.count(b"\xff\xda")) > limits.max_scans:
+        # Inside compressed data 0xFF is always followed by 0x00 or a restart marker, so a start-of-scan marker is never data.
+        raise TooManyScans(f"the JPEG has {scans:,} scans and the limit is {limits.max_scans}; save it again.")
+    return kind
+
+
+def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise CorruptImage("the image has no pixels; save it again.")
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise TooManyPixels(
+            f"the image is {width:,} x {height:,} pixels and the limits are {limits.max_pixels:,} in all "
+            f"and {limits.max_side:,} a side; send a smaller one."
+        )
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise ImageTooSmall(
+            f"the image is {width:,} x {height:,} pixels, narrower than 1:{limits.max_aspect}; crop it first."
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - the EXIF block is a stranger's; Pillow's parser raises a dozen kinds, and the pixels are good
+        return image
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn whatever a decoder raises into a refusal: its input is a stranger's, and its exceptions are of every kind."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except ImageRefused:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise TooManyPixels("the image unpacks to more pixels than any camera writes; send a smaller one.") from error
+    except MemoryError as error:
+        raise TooManyPixels("the image needs more memory than there is; send a smaller one.") from error
+    except Exception as error:
+        raise CorruptImage(f"the image cannot be decoded ({_reason(error)}); save it again.") from error
+
+
+def _reason(error: Exception) -> str:
+    """A decoder's own words, without an object's address or a path of this machine."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return "not a readable image" if "0x" in text or "/" in text else text[:120]

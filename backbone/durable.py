@@ -1,0 +1,172 @@
+"""Files and directories that are whole or absent, whenever the power goes.
+
+Each write goes to a temporary name beside its target (the same file system, so that the rename is atomic), is flushed to the disk,
+renamed, and the parent directory is flushed too: without the last step the name may be lost although the bytes are safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from backbone.errors import DirectoryLocked, OutputNotEmpty, PathMissing, StorageFailed
+
+LOCK_NAME = ".dinodex.lock"
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, atomically and durably.
+
+    Raises:
+        StorageFailed: the disk refused; what `path` held before is still there.
+    """
+    temporary = _beside(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _storage_failed("write", path, error) from error
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty directory that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: where the directory shall be; nothing or an empty directory may be there.
+        replace: let a directory that is there be replaced.
+
+    Raises:
+        OutputNotEmpty: something is there and `replace` is false.
+        StorageFailed: the disk refused.
+    """
+    refuse_non_empty(path, replace=replace)
+    temporary = _beside(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _sync_tree(temporary)
+        _swap_in(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise _storage_failed("write", path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_non_empty(path: Path, *, replace: bool = False) -> None:
+    """Raise OutputNotEmpty if `path` is a file, or a directory that holds something."""
+    if replace or not path.exists():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise OutputNotEmpty(f"{path} is not empty; name another output directory, or empty this one.")
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of `path`.
+
+    Raises:
+        PathMissing: there is no such file.
+        StorageFailed: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise PathMissing(f"{path} does not exist; check the path.") from error
+    except OSError as error:
+        raise _storage_failed("read", path, error) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Flush the names in directory `path` to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DirectoryLock:
+    """One process's hold on a directory; the kernel lets go of it when the process ends, however it ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        """Let go; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def lock_directory(path: Path) -> DirectoryLock:
+    """Take the directory `path` for this process, creating it where it is missing.
+
+    Raises:
+        DirectoryLocked: another process (or another open lock of this one) holds it.
+        StorageFailed: the directory cannot be created or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _storage_failed("write", path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise DirectoryLocked(
+            f"{path} is in use by another dinodex process; stop that process, or name another directory."
+        ) from error
+    return DirectoryLock(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+
+
+def _sync_tree(root: Path) -> None:
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in names:
+            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(Path(folder))
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    """Rename over nothing or an empty directory; a full one is first moved aside, so that `path` never holds half of each."""
+    if path.is_dir() and any(path.iterdir()):
+        aside = _beside(path)
+        path.rename(aside)
+        temporary.rename(path)
+        shutil.rmtree(aside)
+    else:
+        temporary.rename(path)
+
+
+def _storage_failed(verb: str, path: Path, error: OSError) -> StorageFailed:
+    reason = error.strerror or str(error)
+    return StorageFailed(f"cannot {verb} {path}: {reason}; check the disk's space and the permissions.")
