@@ -47,6 +47,9 @@ DECODE_RULES: dict[str, Any] = {
     "version": 1,
 }
 
+# Pillow's remarks on odd metadata are of no use here. Once for all: filters are the process's, and decoding runs in many threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
     ("JPEG", 0, b"\xff\xd8\xff"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
@@ -175,10 +178,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _refusals() -> Iterator[None]:
     """Turn whatever a decoder raises into a refusal: its input is a stranger's, and its exceptions are of every kind."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+        yield
     except ImageRefused:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

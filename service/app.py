@@ -1,0 +1,92 @@
+"""The wiring: settings in, an ASGI application out. What is open while it runs is in `opened`.
+
+Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), paths as they were sent, the shape of 413.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service import openapi, problems
+from service.access import RequireKey, key_digest
+from service.opened import open_service
+from service.problems import TooLargeAsProblem
+from service.routes import clusterings, collections, embed, health, jobs, points, putting, search
+from service.routes.state import name_model
+from service.settings import Settings
+from service.telemetry import RequestLog
+
+log = structlog.get_logger("service")
+
+
+class Application(FastAPI):
+    """FastAPI inside the layers that must also see what FastAPI's own outer layers answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._digest = key_digest(settings)
+        super().__init__(
+            title="dinodex",
+            description="Embeds, finds, classifies and clusters images with a DINO backbone of your own.",
+            lifespan=_lifespan,
+            dependencies=[Depends(name_model)],
+            max_body_size=settings.max_body_bytes,
+            redirect_slashes=False,  # a redirect would send the body, and the key, a second time
+            docs_url="/docs",
+            redoc_url=None,
+        )
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the whole application."""
+        inner = TooLargeAsProblem(super().build_middleware_stack())
+        return RequestLog(RequireKey(RawPath(inner), self._digest))
+
+
+class RawPath:
+    """ASGI middleware: under /v1/ routes are matched on the path as it was sent, so that an id may hold `/` as `%2F`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        raw = scope.get("raw_path", b"")
+        if scope["type"] == "http" and raw.startswith(b"/v1/"):
+            scope = {**scope, "path": raw.decode("latin-1")}
+        await self._app(scope, receive, send)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; what it needs is opened when it starts.
+
+    Raises:
+        SettingsInvalid: no key, and no permission to go without.
+    """
+    app = Application(settings)
+    for module in (health, embed, collections, putting, points, search, clusterings, jobs):
+        app.include_router(module.router)
+    problems.install(app)
+    openapi.install(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    assert isinstance(app, Application)
+    with open_service(app.settings) as service:
+        app.state.service = service
+        model = service.models.default
+        log.info(
+            "ready",
+            model=model.name,
+            fingerprint=model.fingerprint,
+            runtime=model.choice.runtime.name,
+            reason=model.choice.reason,
+            self_test_cosine=round(model.choice.cosine, 6),
+        )
+        yield

@@ -1,0 +1,227 @@
+"""From an HTTP body to images, vectors and models of `service.schemas`: content types, base64, multipart, npy, percent-encoding.
+
+Nothing here looks into an image. What a request says about itself is checked before anything of it is decoded.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import numpy as np
+from fastapi.exceptions import RequestValidationError
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from backbone.errors import EmptyImage
+from service.errors import InvalidVector, MalformedRequest, TooManyItems, UnsupportedBody
+
+M = TypeVar("M", bound=BaseModel)
+
+IMAGE, JSON, MULTIPART, NPY = "image", "json", "multipart", "npy"
+_KINDS = {"application/json": JSON, "multipart/form-data": MULTIPART, "application/x-npy": NPY}
+_NAMES = {IMAGE: "image/*", JSON: "application/json", MULTIPART: "multipart/form-data", NPY: "application/x-npy"}
+
+
+def kind_of(request: Request, *taken: str) -> str:
+    """Return which of the kinds that a route takes the body has, by its content type.
+
+    Raises:
+        UnsupportedBody: another one, or none.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = IMAGE if content_type.startswith("image/") else _KINDS.get(content_type)
+    if kind is None and content_type.startswith("application/") and content_type.endswith("+json"):
+        kind = JSON
+    if kind not in taken:
+        names = ", ".join(_NAMES[name] for name in taken)
+        raise UnsupportedBody(f"the content type {content_type[:100] or '(none)'} is not taken here; send {names}.")
+    return kind
+
+
+async def json_only(request: Request) -> None:
+    """Refuse a body that is not JSON, for routes that take nothing else.
+
+    Raises:
+        UnsupportedBody: it says that it is something else, or nothing.
+    """
+    if int(request.headers.get("content-length") or 1) > 0:
+        kind_of(request, JSON)
+
+
+async def read_image(request: Request) -> bytes:
+    """Return the raw body: one encoded image.
+
+    Raises:
+        EmptyImage: there is none.
+    """
+    data = await request.body()
+    if not data:
+        raise EmptyImage("the body is empty; send the bytes of an image file.")
+    return data
+
+
+async def read_json(request: Request, model: type[M]) -> M:
+    """Return the body as `model`.
+
+    Raises:
+        RequestValidationError: not JSON, or not of that shape.
+    """
+    return parse_json(await request.body(), model)
+
+
+def parse_json(text: bytes | str, model: type[M]) -> M:
+    """Return JSON text as `model`; raises as `read_json`."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**entry, "loc": ("body", *entry["loc"])} for entry in found]) from error
+
+
+def parse_object(name: str, text: str | None) -> dict[str, Any] | None:
+    """Return a JSON object that came as the query parameter `name`, or None where it is absent or null.
+
+    Raises:
+        MalformedRequest: it is not the JSON of an object.
+    """
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MalformedRequest(f"the query parameter {name} is not valid JSON.") from error
+    if value is not None and not isinstance(value, dict):
+        raise MalformedRequest(f"the query parameter {name} must be a JSON object.")
+    return value
+
+
+def decode_base64(text: str) -> bytes:
+    """Return the bytes of base64 text.
+
+    Raises:
+        MalformedRequest: it is none.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedRequest(
+            "the image is not valid base64; encode the bytes of the file, without a data: prefix."
+        ) from error
+
+
+@asynccontextmanager
+async def read_form(request: Request, max_files: int, max_field_bytes: int) -> AsyncIterator[FormData]:
+    """Give a multipart body; its files are closed at the end.
+
+    Raises:
+        TooManyItems: more than `max_files` files.
+        HTTPException: it cannot be parsed (400).
+    """
+    opening = request.form(max_files=max_files, max_fields=10, max_part_size=max_field_bytes)
+    try:
+        form = await opening
+    except HTTPException as error:
+        if str(error.detail).startswith("Too many files"):
+            raise too_many("files", max_files) from error
+        raise
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def form_files(form: FormData, name: str) -> list[bytes]:
+    """Return the bytes of the files that were sent under `name`, in order.
+
+    Raises:
+        MalformedRequest: a part of that name is a field without a file name.
+    """
+    files = []
+    for part in form.getlist(name):
+        if not isinstance(part, UploadFile):
+            raise MalformedRequest(f"the part {name} has no file name; send it as a file.")
+        files.append(await part.read())
+    return files
+
+
+async def form_text(form: FormData, name: str) -> bytes | str:
+    """Return the JSON part `name`, sent as a field or as a file.
+
+    Raises:
+        MalformedRequest: it is missing or there are several.
+    """
+    parts = form.getlist(name)
+    if len(parts) != 1:
+        raise MalformedRequest(f"a multipart request needs one part {name} with JSON.")
+    return await parts[0].read() if isinstance(parts[0], UploadFile) else parts[0]
+
+
+def check_count(items: Sequence[object], most: int, what: str) -> None:
+    """Refuse a request with more than `most` items. Raises TooManyItems."""
+    if len(items) > most:
+        raise too_many(what, most)
+
+
+def too_many(what: str, most: int) -> TooManyItems:
+    """Return the error for more than `most` items of a kind."""
+    return TooManyItems(f"the request has more than {most:,} {what}, the limit; send it in parts.")
+
+
+def parse_npy(data: bytes) -> NDArray[np.float32]:
+    """Return the float matrix [n, D] of an npy file (format 1.0 or 2.0); objects are never unpickled.
+
+    Raises:
+        MalformedRequest: not an npy file, or its header announces another size than it has.
+        InvalidVector: not a matrix of 16-, 32- or 64-bit floats.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, fortran, dtype = read_header(file)
+    except (ValueError, KeyError) as error:
+        raise MalformedRequest("the vectors are not a valid npy file.") from error
+    if len(shape) != 2 or dtype.kind != "f" or dtype.itemsize > 8:
+        raise InvalidVector("the npy file must hold a matrix [n, dimension] of 16-, 32- or 64-bit floats.")
+    body = memoryview(data)[file.tell() :]
+    if len(body) != shape[0] * shape[1] * dtype.itemsize:  # before anything of the announced size is made
+        raise MalformedRequest("the npy file announces another size than it has.")
+    matrix = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+    return float32(matrix)
+
+
+def float32(values: ArrayLike) -> NDArray[np.float32]:
+    """Return numbers as float32; what does not fit becomes Inf, which the library refuses."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(np.asarray(values, dtype=np.float64), dtype=np.float32)
+
+
+def to_npy(array: NDArray[Any]) -> bytes:
+    """Return `array` as the bytes of an npy file."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def path_text(raw: str) -> str:
+    """Return a percent-encoded segment of the raw path as text.
+
+    Raises:
+        MalformedRequest: it is not the encoding of UTF-8 text.
+    """
+    try:
+        return unquote(raw, errors="strict")
+    except UnicodeDecodeError as error:
+        raise MalformedRequest("the URL is not percent-encoded UTF-8.") from error

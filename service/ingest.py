@@ -1,0 +1,123 @@
+"""Images and ready vectors into a collection: what is already there is not embedded again, and one image's error is its own.
+
+The same way in for the routes and for the batch job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.embedder import Answer, Embedded
+from service.errors import DuplicateId, PointConflict
+from service.library import Collection
+from service.points import UNSET, NewPoint, PutStatus, Source, Stored, Unset, check_id, unit_rows
+
+Embed = Callable[[Sequence[bytes]], Sequence[Answer]]  # with thumbnails where the collection keeps them
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A point on its way in: with `image` (encoded bytes) or `vector` [D], and the sha256 of that content."""
+
+    id: str
+    content_hash: bytes
+    image: bytes | None = None
+    vector: NDArray[np.float32] | None = None
+    label: str | Unset | None = UNSET
+    payload: Mapping[str, Any] | Unset | None = UNSET
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What became of one incoming point: exactly one of `status` and `error` is set."""
+
+    id: str
+    status: PutStatus | None = None
+    error: Exception | None = None
+
+
+def image_hash(data: bytes) -> bytes:
+    """Return the content hash of an image: sha256 of its encoded bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def vector_hash(vector: NDArray[np.float32]) -> bytes:
+    """Return the content hash of a ready vector: sha256 of its float32 values, little-endian, as they were given."""
+    return hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).digest()
+
+
+def ingest(collection: Collection, items: Sequence[Incoming], embed: Embed, replacing: bool) -> list[Placed]:
+    """Put points durably; blocks.
+
+    Only images that are new, or differ and may replace, are embedded. An image that is refused fails alone.
+
+    Raises:
+        DuplicateId, InvalidId, InvalidVector, DimensionMismatch: the request as a whole is refused, before anything is embedded.
+        Saturated, Stopping: as `Embedder.embed`; nothing was stored.
+    """
+    _check(collection, items)
+    stored = collection.stored([item.id for item in items if item.image is not None])
+    fresh = [item for item in items if item.image is not None and _needs_vector(item, stored, replacing)]
+    placed = _put(collection, items, _embedded(fresh, embed), replacing)
+    # Between the look at what is stored and the put, another request may have deleted or replaced a point: then it needs a vector.
+    overtaken = [
+        item
+        for item in items
+        if isinstance(placed[item.id].error, PointConflict) and item.id in stored and _same(item, stored[item.id])
+    ]
+    if overtaken:
+        placed |= _put(collection, overtaken, _embedded(overtaken, embed), replacing)
+    return [placed[item.id] for item in items]
+
+
+def _check(collection: Collection, items: Sequence[Incoming]) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if check_id(item.id) in seen:
+            raise DuplicateId(f"the id {item.id!r} stands twice in one request; send each once.")
+        seen.add(item.id)
+    ready = [(index, item.vector) for index, item in enumerate(items) if item.vector is not None]
+    unit_rows([vector for _, vector in ready], collection.dimension, [index for index, _ in ready])
+
+
+def _same(item: Incoming, stored: Stored) -> bool:
+    return item.content_hash == stored.content_hash
+
+
+def _needs_vector(item: Incoming, stored: Mapping[str, Stored], replacing: bool) -> bool:
+    return item.id not in stored or (replacing and not _same(item, stored[item.id]))
+
+
+def _embedded(items: Sequence[Incoming], embed: Embed) -> dict[str, Answer]:
+    if not items:
+        return {}
+    answers = embed([item.image for item in items if item.image is not None])
+    return {item.id: answer for item, answer in zip(items, answers, strict=True)}
+
+
+def _put(
+    collection: Collection, items: Sequence[Incoming], embedded: Mapping[str, Answer], replacing: bool
+) -> dict[str, Placed]:
+    placed: dict[str, Placed] = {}
+    points: list[NewPoint] = []
+    for item in items:
+        # No vector means: what is stored has this content. The library says PointConflict where that is not so.
+        point = NewPoint(item.id, item.content_hash, item.vector, item.label, item.payload, source=item.source)
+        answer = embedded.get(item.id)
+        if isinstance(answer, Embedded):
+            picture = item.image if collection.keep == "image" else answer.thumbnail
+            point = replace(point, vector=answer.vector, picture=picture)
+        elif answer is not None:
+            placed[item.id] = Placed(item.id, error=answer)
+            continue
+        points.append(point)
+    for outcome in collection.put(points, replace=replacing) if points else ():
+        placed[outcome.id] = Placed(outcome.id, outcome.status, outcome.error)
+    return placed

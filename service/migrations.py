@@ -1,0 +1,107 @@
+"""The schema, as its history: one numbered step after the other, each applied once and in one transaction.
+
+A step that has been released is never edited; a change is a new step at the end. `user_version` counts the steps applied.
+"""
+
+import sqlite3
+
+from service.errors import LibraryInvalid
+
+APPLICATION_ID = 0x44494E4F  # "DINO": tells our file from any other SQLite database
+
+POINTS = (
+    # `collection` is a number that is never used again, so that what a dropped collection leaves behind stays nobody's.
+    """CREATE TABLE collections (
+        collection INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        fingerprint TEXT NOT NULL,
+        dimension INTEGER NOT NULL,
+        keep TEXT NOT NULL,
+        created_at REAL NOT NULL
+    )""",
+    # A row names one vector for ever: new content under an old id is a new row. Derived indexes rely on it.
+    """CREATE TABLE points (
+        row INTEGER PRIMARY KEY AUTOINCREMENT,
+        collection INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        content_hash BLOB NOT NULL,
+        label TEXT,
+        payload TEXT,
+        source_path TEXT,
+        source_size INTEGER,
+        source_mtime_ns INTEGER
+    )""",
+    "CREATE UNIQUE INDEX points_by_id ON points (collection, id)",
+    "CREATE INDEX points_by_label ON points (collection, label) WHERE label IS NOT NULL",
+    # Apart from `points`, so that filters and listings read small rows. float32, little-endian, unit length.
+    "CREATE TABLE vectors (row INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL)",
+    "CREATE TABLE pictures (row INTEGER PRIMARY KEY, picture BLOB NOT NULL)",
+    # Counts the commits, so that a reader can tell which state of the derived index belongs to its snapshot.
+    "CREATE TABLE clock (tick INTEGER NOT NULL)",
+    "INSERT INTO clock VALUES (0)",
+)
+
+CLUSTERINGS = (
+    # Written in several commits; `finished` says whether all of it is there.
+    """CREATE TABLE clusterings (
+        clustering INTEGER PRIMARY KEY AUTOINCREMENT,
+        collection INTEGER NOT NULL,
+        method TEXT NOT NULL,
+        seed INTEGER NOT NULL,
+        points INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        finished INTEGER NOT NULL DEFAULT 0
+    )""",
+    """CREATE TABLE clusters (
+        clustering INTEGER NOT NULL,
+        cluster INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        cohesion REAL NOT NULL,
+        labels TEXT NOT NULL,
+        centroid BLOB NOT NULL,
+        name TEXT,
+        PRIMARY KEY (clustering, cluster)
+    ) WITHOUT ROWID""",
+    # In the order in which members are browsed: nearest to the centroid first. distance = 1 - cosine.
+    """CREATE TABLE members (
+        clustering INTEGER NOT NULL,
+        cluster INTEGER NOT NULL,
+        distance REAL NOT NULL,
+        row INTEGER NOT NULL,
+        PRIMARY KEY (clustering, cluster, distance, row)
+    ) WITHOUT ROWID""",
+)
+
+JOBS = (
+    """CREATE TABLE jobs (
+        job TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,
+        state TEXT NOT NULL,
+        progress REAL NOT NULL,
+        result TEXT,
+        error TEXT,
+        created_at REAL NOT NULL
+    ) WITHOUT ROWID""",
+)
+
+MIGRATIONS = (POINTS, CLUSTERINGS, JOBS)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema to the newest step. Raises LibraryInvalid for a database that is not ours or is newer."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if application != APPLICATION_ID and not empty:
+        raise LibraryInvalid("The data directory holds a database of another program; name another directory.")
+    if version > len(MIGRATIONS):
+        raise LibraryInvalid(
+            f"The library has schema {version} and this dinodex knows up to {len(MIGRATIONS)}; use a newer dinodex."
+        )
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {number}")  # inside the transaction: step and number go together
+        connection.execute("COMMIT")

@@ -1,0 +1,101 @@
+"""The models that a service has loaded: one for now, in the shape for more. The first is the default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backbone.artifact import Artifact, load_artifact
+from backbone.decode import DecodeLimits
+from service.embedder import Embedder
+from service.errors import FingerprintMismatch
+from service.runtime import Choice, choose_runtime
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An artifact that passed its self-test, and the embedder in front of it."""
+
+    artifact: Artifact
+    choice: Choice
+    embedder: Embedder
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what binds collections to this model."""
+        return self.artifact.fingerprint
+
+    @property
+    def architecture(self) -> str:
+        """Return the architecture's name."""
+        return str(self.artifact.architecture)
+
+    @property
+    def name(self) -> str:
+        """Return a short name that tells models apart: the architecture and the first letters of the fingerprint."""
+        return f"{self.architecture}-{self.fingerprint[:12]}"
+
+
+class Models:
+    """All loaded models, looked up by fingerprint."""
+
+    def __init__(self, models: Sequence[LoadedModel]) -> None:
+        self._models = {model.fingerprint: model for model in models}
+
+    @property
+    def default(self) -> LoadedModel:
+        """Return the model that answers where no collection says which."""
+        return next(iter(self._models.values()))
+
+    def loaded(self, fingerprint: str) -> bool:
+        """Say whether the model with this fingerprint is there."""
+        return fingerprint in self._models
+
+    def of(self, fingerprint: str) -> LoadedModel:
+        """Return the model with this fingerprint.
+
+        Raises:
+            FingerprintMismatch: it is not loaded.
+        """
+        try:
+            return self._models[fingerprint]
+        except KeyError:
+            raise FingerprintMismatch(
+                f"the model {fingerprint[:12]} is not loaded (this service has {', '.join(f[:12] for f in self._models)}); "
+                "send ready vectors, or start the service with that artifact."
+            ) from None
+
+    def ready(self) -> bool:
+        """Say whether every model would compute what is sent now."""
+        return all(model.embedder.ready() for model in self._models.values())
+
+    def close(self) -> None:
+        """Finish what was admitted, then stop."""
+        for model in self._models.values():
+            model.embedder.close()
+
+
+def load_model(settings: Settings, limits: DecodeLimits | None = None) -> LoadedModel:
+    """Load and verify the artifact, choose its runtime and start its embedder.
+
+    `limits` says what an image may cost where its owner, and not a stranger, hands it in; None takes the settings'.
+
+    Raises:
+        BackboneError: the artifact is missing, damaged, or no runtime computes what it was written with.
+    """
+    artifact = load_artifact(settings.artifact)
+    cores = len(os.sched_getaffinity(0))
+    choice = choose_runtime(artifact, settings.runtime, settings.threads or cores)
+    embedder = Embedder(
+        artifact,
+        choice.runtime.run,
+        limits=limits or settings.decode_limits(),
+        decode_threads=settings.decode_threads or cores,
+        batch_images=settings.batch_images,
+        batch_wait_s=settings.batch_wait_ms / 1000,
+        queue_images=settings.queue_images,
+        thumbnail_px=settings.thumbnail_px,
+    )
+    return LoadedModel(artifact, choice, embedder)

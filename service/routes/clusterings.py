@@ -1,0 +1,146 @@
+"""Clusterings: make one, look into it, name its clusters, find the cluster nearest to an image."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from service.answers import (
+    ClusterAnswer,
+    ClusterHitAnswer,
+    ClusteringAnswer,
+    ClusteringMade,
+    ClusteringsAnswer,
+    ClusterQueryAnswer,
+    ClustersAnswer,
+    JobStarted,
+    PointAnswer,
+    ScrollAnswer,
+)
+from service.bodies import IMAGE, JSON, json_only, kind_of, read_image, read_json
+from service.errors import CollectionEmpty
+from service.jobs import Progress
+from service.openapi import body, problems
+from service.points import Cluster, ClusterHit
+from service.routes.jobs import start
+from service.routes.state import CollectionDep, timings
+from service.routes.targets import from_image, resolve
+from service.schemas import ClusteringBody, ClusterNameBody, ClusterQueryBody, ClusterQueryParams, Limit
+
+router = APIRouter(prefix="/v1/collections/{c}/clusterings", tags=["clusters"])
+
+ClusteringId = Annotated[str, Path(description="the clustering's id")]
+ClusterNumber = Annotated[int, Path(ge=0, lt=2**63, description="the cluster's number")]
+WaitS = Annotated[float, Query(ge=0, le=60, description="seconds to wait for the result before answering 202")]
+
+
+@router.post(
+    "",
+    response_model=ClusteringMade,
+    dependencies=[Depends(json_only)],
+    responses={202: {"model": JobStarted, "description": "Still running."}, **problems(404, 409, 415, 422, 503, 507)},
+)
+async def create_clustering(
+    request: Request, collection: CollectionDep, body: ClusteringBody, wait_s: WaitS = 10.0
+) -> Response:
+    """Cluster all points as a job: 200 with the clustering's id, or 202 with the job's if it takes longer than `wait_s`."""
+    if await run_in_threadpool(collection.count) == 0:
+        raise CollectionEmpty(f"the collection {collection.name} has no points to group; put some first.")
+
+    def work(progress: Progress) -> dict[str, str]:
+        return {"clustering": collection.cluster(body.method, body.k, body.seed, progress)}
+
+    job = await start(request, "clustering", work, wait_s)
+    if job.state != "done":
+        return JSONResponse({"job": job.id}, 202)
+    return JSONResponse(job.result)
+
+
+@router.get("", responses=problems(404))
+async def list_clusterings(collection: CollectionDep) -> ClusteringsAnswer:
+    """List the finished clusterings, oldest first."""
+    found = await run_in_threadpool(collection.clusterings)
+    return ClusteringsAnswer(
+        result=[
+            ClusteringAnswer(
+                clustering=each.id,
+                method=each.method,
+                clusters=each.clusters,
+                points=each.points,
+                seed=each.seed,
+                created_at=each.created_at,
+            )
+            for each in found
+        ]
+    )
+
+
+@router.get("/{g}/clusters", responses=problems(404))
+async def list_clusters(collection: CollectionDep, g: ClusteringId) -> ClustersAnswer:
+    """List the clusters of a clustering."""
+    found = await run_in_threadpool(collection.clusters, g)
+    return ClustersAnswer(result=[_cluster(each) for each in found])
+
+
+@router.get("/{g}/clusters/{n}/points", response_model_exclude_unset=True, responses=problems(404, 422))
+async def list_cluster_points(
+    collection: CollectionDep,
+    g: ClusteringId,
+    n: ClusterNumber,
+    limit: Annotated[Limit, Query()] = 100,
+    cursor: Annotated[str | None, Query(description="the `next_cursor` of the page before")] = None,
+) -> ScrollAnswer:
+    """List the points of a cluster, nearest to its centroid first."""
+    points, following = await run_in_threadpool(collection.cluster_points, g, n, limit, cursor)
+    answers = [PointAnswer(id=point.id, label=point.label, payload=point.payload) for point in points]
+    return ScrollAnswer(result=answers, next_cursor=following)
+
+
+@router.patch("/{g}/clusters/{n}", dependencies=[Depends(json_only)], responses=problems(404, 415, 422, 503, 507))
+async def name_cluster(
+    collection: CollectionDep, g: ClusteringId, n: ClusterNumber, body: ClusterNameBody
+) -> ClusterAnswer:
+    """Give a cluster a name, or take it away."""
+    return _cluster(await run_in_threadpool(collection.rename_cluster, g, n, body.name))
+
+
+@router.post(
+    "/{g}/query",
+    responses=problems(400, 404, 409, 413, 415, 422, 503),
+    openapi_extra=body(json=ClusterQueryBody, image=True),
+)
+async def query_clusters(
+    request: Request, collection: CollectionDep, g: ClusteringId, params: Annotated[ClusterQueryParams, Query()]
+) -> ClusterQueryAnswer:
+    """Return the clusters nearest to an image, a vector or a stored point."""
+    if kind_of(request, JSON, IMAGE) == IMAGE:
+        target = await from_image(request, collection, await read_image(request), params.fingerprint)
+        limit = params.limit
+    else:
+        options = await read_json(request, ClusterQueryBody)
+        [target] = await resolve(request, collection, [options])
+        limit = options.limit
+    with timings(request).measure("search"):
+        found = await run_in_threadpool(collection.query_clusters, g, target.vector, limit)
+    return ClusterQueryAnswer(result=[_hit(each) for each in found])
+
+
+def _cluster(cluster: Cluster) -> ClusterAnswer:
+    return ClusterAnswer(
+        cluster=cluster.cluster,
+        size=cluster.size,
+        cohesion=cluster.cohesion,
+        medoid=cluster.medoid,
+        representatives=list(cluster.representatives),
+        labels=cluster.labels,
+        name=cluster.name,
+    )
+
+
+def _hit(hit: ClusterHit) -> ClusterHitAnswer:
+    return ClusterHitAnswer(
+        cluster=hit.cluster, score=hit.score, representatives=list(hit.representatives), name=hit.name
+    )

@@ -1,0 +1,137 @@
+"""Images in, vectors out; nothing is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+from starlette.responses import JSONResponse
+
+from service.answers import EmbedAnswer
+from service.bodies import (
+    IMAGE,
+    JSON,
+    MULTIPART,
+    check_count,
+    decode_base64,
+    form_files,
+    kind_of,
+    read_form,
+    read_image,
+    read_json,
+    to_npy,
+)
+from service.embedder import Embedded
+from service.errors import ItemsRefused, MalformedRequest
+from service.models import LoadedModel
+from service.openapi import body, files, problems
+from service.problems import item_problem, log_failure
+from service.routes.state import count_stages, get_service
+from service.schemas import EmbedBody
+from service.settings import Settings
+
+router = APIRouter(prefix="/v1", tags=["embed"])
+
+Output = Literal["cls", "mean", "cls+mean", "patches"]
+NPY_TYPE = "application/x-npy"
+
+
+@router.post(
+    "/embed",
+    response_model=EmbedAnswer,
+    responses={
+        200: {"content": {NPY_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+        **problems(400, 413, 415, 422, 503),
+    },
+    openapi_extra=body(json=EmbedBody, image=True, parts={"files": files("the images")}),
+)
+async def embed(
+    request: Request,
+    output: Annotated[Output | None, Query(description="how tokens are pooled; the model's own way if absent")] = None,
+) -> Response:
+    """Embed one image (raw body) or several (multipart `files`, or JSON with base64).
+
+    A raw image that is refused answers its own status; in a list each item has its vector or its error.
+    With `Accept: application/x-npy` (`;dtype=float16` for halves) the answer is one matrix, or 422 naming every refused image.
+    """
+    service = get_service(request)
+    model = service.models.default
+    raw = kind_of(request, IMAGE, MULTIPART, JSON) == IMAGE
+    images = [await read_image(request)] if raw else await _read_list(request, service.settings)
+    answers = await embed_each(request, model, images, output)
+    if raw and isinstance(answers[0], Exception):
+        raise answers[0]
+    dtype = _npy_dtype(request.headers.get("accept", ""))
+    fingerprint = model.fingerprint if output is None else model.artifact.fingerprint_for(output)
+    request.scope["state"]["fingerprint"] = fingerprint
+    if dtype is not None:
+        return Response(to_npy(_matrix(answers, dtype)), media_type=NPY_TYPE)
+    data = [_item(request, index, answer) for index, answer in enumerate(answers)]
+    return JSONResponse({"data": data, "model": model.name, "fingerprint": fingerprint})
+
+
+async def embed_each(
+    request: Request,
+    model: LoadedModel,
+    images: Sequence[bytes | Exception],
+    output: str | None = None,
+) -> list[Embedded | Exception]:
+    """Embed what could be read, keep the errors of what could not, in order; counts the stages of the request."""
+    readable = [image for image in images if not isinstance(image, Exception)]
+    answers = iter(await model.embedder.embed_async(readable, output))
+    joined = [image if isinstance(image, Exception) else next(answers) for image in images]
+    count_stages(request, joined)
+    return joined
+
+
+def base64_images(texts: Sequence[str]) -> list[bytes | Exception]:
+    """Decode base64 text by text; one that is none becomes the error of that item."""
+    images: list[bytes | Exception] = []
+    for text in texts:
+        try:
+            images.append(decode_base64(text))
+        except MalformedRequest as error:
+            images.append(error)
+    return images
+
+
+async def _read_list(request: Request, settings: Settings) -> list[bytes | Exception]:
+    most = settings.max_request_images
+    if kind_of(request, MULTIPART, JSON) == JSON:
+        texts = (await read_json(request, EmbedBody)).images
+        check_count(texts, most, "images")
+        return base64_images(texts)
+    async with read_form(request, most, settings.max_body_bytes) as form:
+        images: list[bytes | Exception] = [*await form_files(form, "files")]
+    if not images:
+        raise MalformedRequest("a multipart request needs at least one part named files.")
+    return images
+
+
+def _item(request: Request, index: int, answer: Embedded | Exception) -> dict[str, Any]:
+    if isinstance(answer, Embedded):
+        return {"index": index, "embedding": answer.vector.tolist()}
+    problem = item_problem(answer)
+    if problem["status"] == 500:
+        log_failure(request, answer)
+    return {"index": index, "error": problem}
+
+
+def _npy_dtype(accept: str) -> type[np.floating[Any]] | None:
+    """Return the dtype that an Accept header asks for, or None where it does not ask for npy."""
+    for entry in accept.lower().split(","):
+        kind, *params = (part.strip() for part in entry.split(";"))
+        if kind == NPY_TYPE:
+            return np.float16 if "dtype=float16" in params else np.float32
+    return None
+
+
+def _matrix(answers: Sequence[Embedded | Exception], dtype: type[np.floating[Any]]) -> np.ndarray[Any, Any]:
+    refused = [(index, answer) for index, answer in enumerate(answers) if isinstance(answer, Exception)]
+    if refused:
+        raise ItemsRefused(
+            f"{len(refused)} of {len(answers)} images were refused, so there is no matrix; see errors.", refused
+        )
+    return np.stack([answer.vector for answer in answers if isinstance(answer, Embedded)]).astype(dtype)

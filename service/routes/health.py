@@ -1,0 +1,57 @@
+"""Is it alive, is it ready, and what model is it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from backbone.pooling import POOLINGS
+from service.answers import ModelAnswer, StatusAnswer
+from service.embedder import PATCHES
+from service.openapi import problems
+from service.routes.state import get_service
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", response_model_exclude_none=True, openapi_extra={"security": []})
+async def livez() -> StatusAnswer:
+    """Say that the process answers."""
+    return StatusAnswer(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": StatusAnswer}}, openapi_extra={"security": []})
+async def readyz(request: Request, response: Response) -> StatusAnswer:
+    """Say whether requests sent now would be answered: self-test passed, store open, queue with room."""
+    service = get_service(request)
+    checks = {
+        "self_test": True,  # a service whose self-test failed does not start
+        "embedder": service.models.ready(),
+        "store": service.library.writable,
+    }
+    if not all(checks.values()):
+        response.status_code = 503
+        response.headers["Retry-After"] = "1"
+    return StatusAnswer(status="ready" if all(checks.values()) else "not ready", checks=checks)
+
+
+@router.get("/v1/model", responses=problems())
+async def model(request: Request) -> ModelAnswer:
+    """Describe the model that embeds."""
+    service = get_service(request)
+    loaded = service.models.default
+    manifest, runtime = loaded.artifact.manifest, loaded.choice.runtime
+    return ModelAnswer(
+        model=loaded.name,
+        fingerprint=loaded.fingerprint,
+        dimension=manifest.dimension,
+        architecture=loaded.architecture,
+        image_size=loaded.artifact.preprocess.crop,
+        pooling=manifest.pooling,
+        outputs=[*POOLINGS, PATCHES],
+        runtime=runtime.name,
+        runtime_reason=loaded.choice.reason,
+        precision=runtime.precision,
+        self_test_cosine=loaded.choice.cosine,
+        licence=manifest.licence,
+        lineage=manifest.lineage,
+    )

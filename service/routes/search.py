@@ -1,0 +1,139 @@
+"""Search and classification: by vector, by a stored point, or by an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from service.answers import (
+    ClassifyAnswer,
+    ClassProbabilityAnswer,
+    HitAnswer,
+    NeighbourAnswer,
+    QueryAnswer,
+    QueryBatchAnswer,
+)
+from service.bodies import IMAGE, JSON, check_count, json_only, kind_of, parse_object, read_image, read_json
+from service.filters import Filter, Ids, parse_filter
+from service.library import Collection
+from service.openapi import body, problems
+from service.points import Classification, Hit
+from service.routes.state import CollectionDep, get_service, timings
+from service.routes.targets import Start, from_image, resolve
+from service.schemas import ClassifyBody, ClassifyParams, QueryBatchBody, QueryBody, QueryParams
+
+router = APIRouter(prefix="/v1/collections/{c}", tags=["search"])
+
+_ERRORS = problems(400, 404, 409, 413, 415, 422, 503)
+
+
+@router.post(
+    "/query",
+    response_model_exclude_unset=True,
+    responses=_ERRORS,
+    openapi_extra=body(json=QueryBody, image=True),
+)
+async def query(request: Request, collection: CollectionDep, params: Annotated[QueryParams, Query()]) -> QueryAnswer:
+    """Return the most similar points. A raw image body takes the options as query parameters, JSON carries them itself."""
+    options: QueryBody | QueryParams
+    if kind_of(request, JSON, IMAGE) == IMAGE:
+        start = await from_image(request, collection, await read_image(request), params.fingerprint)
+        options, condition = params, parse_object("filter", params.filter)
+    else:
+        options = await read_json(request, QueryBody)
+        [start] = await resolve(request, collection, [options])
+        condition = options.filter
+    [hits] = await _search(request, collection, [start], options, condition)
+    return QueryAnswer(result=[_hit(hit, options) for hit in hits])
+
+
+@router.post(
+    "/query/batch",
+    response_model_exclude_unset=True,
+    dependencies=[Depends(json_only)],
+    responses=_ERRORS,
+)
+async def query_batch(request: Request, collection: CollectionDep, body: QueryBatchBody) -> QueryBatchAnswer:
+    """Answer several searches; those that share their options are searched together."""
+    settings = get_service(request).settings
+    check_count(body.queries, settings.max_request_points, "queries")
+    check_count([q for q in body.queries if q.image is not None], settings.max_request_images, "images")
+    starts = await resolve(request, collection, body.queries)
+    groups: dict[str, list[int]] = {}
+    for index, each in enumerate(body.queries):
+        options = each.model_dump_json(exclude={"vector", "id", "image", "fingerprint"})
+        groups.setdefault(options, []).append(index)
+    results: list[list[HitAnswer]] = [[] for _ in body.queries]
+    for indices in groups.values():
+        shared = body.queries[indices[0]]
+        found = await _search(request, collection, [starts[i] for i in indices], shared, shared.filter)
+        for index, hits in zip(indices, found, strict=True):
+            results[index] = [_hit(hit, shared) for hit in hits]
+    return QueryBatchAnswer(results=results)
+
+
+@router.post("/classify", responses=_ERRORS, openapi_extra=body(json=ClassifyBody, image=True))
+async def classify(
+    request: Request, collection: CollectionDep, params: Annotated[ClassifyParams, Query()]
+) -> ClassifyAnswer:
+    """Let the nearest labelled points vote, weighted as DINO's kNN is. A stored point has no vote on itself."""
+    options: ClassifyBody | ClassifyParams
+    if kind_of(request, JSON, IMAGE) == IMAGE:
+        start = await from_image(request, collection, await read_image(request), params.fingerprint)
+        options, condition = params, parse_object("filter", params.filter)
+    else:
+        options = await read_json(request, ClassifyBody)
+        [start] = await resolve(request, collection, [options])
+        condition = options.filter
+
+    def work() -> Classification:
+        chosen = parse_filter(condition) if condition is not None else None
+        if start.id is not None:
+            others = Filter(must_not=(Ids((start.id,)),))
+            chosen = others if chosen is None else Filter(must=(chosen, others))
+        [answer] = collection.classify([start.vector], options.k, options.temperature, options.reject_below, chosen)
+        return answer
+
+    with timings(request).measure("search"):
+        vote = await run_in_threadpool(work)
+    return ClassifyAnswer(
+        label=vote.label,
+        probability=vote.probability,
+        classes=[ClassProbabilityAnswer(label=each.label, probability=each.probability) for each in vote.classes],
+        neighbours=[NeighbourAnswer(id=hit.id, score=hit.score, label=hit.label) for hit in vote.neighbours],
+    )
+
+
+async def _search(
+    request: Request,
+    collection: Collection,
+    starts: Sequence[Start],
+    options: QueryBody | QueryParams,
+    condition: dict[str, Any] | None,
+) -> list[list[Hit]]:
+    def work() -> list[list[Hit]]:
+        return collection.query(
+            [start.vector for start in starts],
+            options.limit,
+            parse_filter(condition) if condition is not None else None,
+            options.score_threshold,
+            options.with_payload,
+            options.with_vector,
+            exclude=[start.id for start in starts] if any(start.id is not None for start in starts) else None,
+        )
+
+    with timings(request).measure("search"):
+        return await run_in_threadpool(work)
+
+
+def _hit(hit: Hit, options: QueryBody | QueryParams) -> HitAnswer:
+    """Return a hit with the fields that were asked for; the others are left out of the answer."""
+    fields: dict[str, Any] = {"id": hit.id, "score": hit.score, "label": hit.label}
+    if options.with_payload:
+        fields["payload"] = hit.payload
+    if options.with_vector and hit.vector is not None:
+        fields["vector"] = hit.vector.tolist()
+    return HitAnswer(**fields)

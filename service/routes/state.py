@@ -1,0 +1,61 @@
+"""What every handler starts from: the open service, the collection and point that the path names, the timings of the request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from starlette.concurrency import run_in_threadpool
+
+from service.bodies import path_text
+from service.embedder import Embedded
+from service.library import Collection
+from service.opened import Service
+from service.points import check_id
+from service.telemetry import Timings
+
+
+def get_service(request: Request) -> Service:
+    """Return what is open."""
+    service: Service = request.app.state.service
+    return service
+
+
+def timings(request: Request) -> Timings:
+    """Return where the stages of this request are counted."""
+    found: Timings = request.scope["state"]["timings"]
+    return found
+
+
+def count_stages(request: Request, answers: Iterable[object]) -> None:
+    """Count what embedding these answers took."""
+    stages = timings(request)
+    for answer in answers:
+        if isinstance(answer, Embedded):
+            stages.longest("decode", answer.decode_s)
+            stages.longest("queue", answer.queue_s)
+            stages.longest("infer", answer.infer_s)
+
+
+async def name_model(request: Request) -> None:
+    """Have the answer name the default model, unless a handler names another."""
+    request.scope["state"].setdefault("fingerprint", get_service(request).models.default.fingerprint)
+
+
+async def get_collection(request: Request, c: Annotated[str, Path(description="the collection's name")]) -> Collection:
+    """Return the collection that the path names, and have the answer name its model. Raises CollectionMissing."""
+    collection = await run_in_threadpool(get_service(request).library.collection, path_text(c))
+    request.scope["state"]["fingerprint"] = collection.fingerprint
+    return collection
+
+
+async def get_point_id(
+    id: Annotated[str, Path(description="the point's id, percent-encoded as one segment")],  # noqa: A002 - the path's own word
+) -> str:
+    """Return the point id that the path names. Raises InvalidId."""
+    return check_id(path_text(id))
+
+
+CollectionDep = Annotated[Collection, Depends(get_collection)]
+PointId = Annotated[str, Depends(get_point_id)]

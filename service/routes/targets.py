@@ -1,0 +1,79 @@
+"""What a search starts from: a vector, a stored point, or an image that is embedded first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+
+from service.bodies import decode_base64, float32
+from service.embedder import Embedded
+from service.errors import ItemsRefused
+from service.library import Collection
+from service.routes.putting import check_fingerprint
+from service.routes.state import count_stages, get_service
+from service.schemas import Target
+
+
+@dataclass(frozen=True)
+class Start:
+    """A resolved target: its vector [D], and the id to leave out of the answer where it is a stored point."""
+
+    vector: NDArray[np.float32]
+    id: str | None = None
+
+
+async def from_image(request: Request, collection: Collection, image: bytes, fingerprint: str | None) -> Start:
+    """Embed a raw image. Raises ImageRefused, FingerprintMismatch."""
+    check_fingerprint(collection, fingerprint)
+    [answer] = await _embed(request, collection, [image])
+    if isinstance(answer, Exception):
+        raise answer
+    return Start(answer.vector)
+
+
+async def resolve(request: Request, collection: Collection, targets: Sequence[Target]) -> list[Start]:
+    """Resolve JSON targets, all of them or none.
+
+    Raises:
+        PointMissing, FingerprintMismatch, ImageRefused: of the only target.
+        ItemsRefused: images of several targets were refused.
+    """
+    for target in targets:
+        check_fingerprint(collection, target.fingerprint)
+    images = [decode_base64(target.image) for target in targets if target.image is not None]
+    answers = await _embed(request, collection, images) if images else []
+    refused = [(index, answer) for index, answer in enumerate(answers) if isinstance(answer, Exception)]
+    if refused:
+        if len(targets) == 1:
+            raise refused[0][1]
+        raise ItemsRefused(
+            f"{len(refused)} of {len(images)} images were refused; see errors, counted by image.", refused
+        )
+    embedded = iter([answer.vector for answer in answers if isinstance(answer, Embedded)])
+
+    def work() -> list[Start]:
+        return [_start(collection, target, next(embedded) if target.image is not None else None) for target in targets]
+
+    return await run_in_threadpool(work)
+
+
+def _start(collection: Collection, target: Target, embedded: NDArray[np.float32] | None) -> Start:
+    if embedded is not None:
+        return Start(embedded)
+    if target.vector is not None:
+        return Start(float32(target.vector))
+    assert target.id is not None
+    stored = collection.point(target.id, with_vector=True).vector
+    assert stored is not None
+    return Start(stored, target.id)
+
+
+async def _embed(request: Request, collection: Collection, images: Sequence[bytes]) -> Sequence[Embedded | Exception]:
+    answers = await get_service(request).models.of(collection.fingerprint).embedder.embed_async(images)
+    count_stages(request, answers)
+    return answers

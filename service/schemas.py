@@ -1,0 +1,188 @@
+"""What comes over the wire as JSON: requests, with their limits as types.
+
+They are read strictly: a number is not a string, an unknown key is an error. Ids, labels, payloads and filters are checked
+by the library, which has the same rules for every way in.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.points import Keep
+
+Limit = Annotated[int, Field(ge=1, le=1000)]  # a page, not an export
+Base64 = Annotated[str, Field(description="the bytes of one image in base64", json_schema_extra={"format": "byte"})]
+VectorIn = Annotated[list[float], Field(min_length=1)]
+Ids = Annotated[list[str], Field(min_length=1)]
+FilterIn = Annotated[
+    dict[str, Any],
+    Field(
+        description="`must`, `should`, `must_not`: lists of conditions {key, match: {value | any}}, {key, range: {gt, gte, lt, lte}}, "
+        "{exists: key} and {ids: [...]}; `label` is a key",
+        examples=[{"must": [{"key": "label", "match": {"any": ["cat", "dog"]}}]}],
+    ),
+]
+
+
+class Request(BaseModel):
+    """A JSON body."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class EmbedBody(Request):
+    """Images to embed."""
+
+    images: Annotated[list[Base64], Field(min_length=1)]
+
+
+class CollectionBody(Request):
+    """How to make a collection; `fingerprint` binds it to that loaded model instead of the default one."""
+
+    keep: Keep | None = None
+    fingerprint: str | None = None
+
+
+class PointIn(Request):
+    """A point to put: with `vector` or with `image`; what is left out stays as it was."""
+
+    id: str
+    vector: VectorIn | None = None
+    image: Base64 | None = None
+    label: str | None = None
+    payload: dict[str, Any] | None = None
+
+
+class PutPointsBody(Request):
+    """Points to put; in a multipart request the `points` part, where images or vectors are parts of their own."""
+
+    points: Annotated[list[PointIn], Field(min_length=1)]
+    replace: bool = False
+    fingerprint: str | None = None
+
+
+class PatchPointBody(Request):
+    """New values; what is left out stays, null removes."""
+
+    label: str | None = None
+    payload: dict[str, Any] | None = None
+
+
+class DeleteBody(Request):
+    """Which points to delete: by ids or by filter."""
+
+    ids: Ids | None = None
+    filter: FilterIn | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("give either ids or filter")
+        return self
+
+
+class ScrollBody(Request):
+    """A page of points in a stable order; `cursor` is the `next_cursor` of the page before."""
+
+    limit: Limit = 100  # a screenful of thumbnails
+    cursor: str | None = None
+    filter: FilterIn | None = None
+    with_vector: bool = False
+
+
+class CountBody(Request):
+    """Which points to count; without a filter all."""
+
+    filter: FilterIn | None = None
+
+
+class Target(Request):
+    """What a search starts from: exactly one of a vector, a stored point's id, or an image."""
+
+    vector: VectorIn | None = None
+    id: str | None = None
+    image: Base64 | None = None
+    fingerprint: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(given is not None for given in (self.vector, self.id, self.image)) != 1:
+            raise ValueError("give exactly one of vector, id and image")
+        return self
+
+
+class QueryBody(Target):
+    """A search; a query by id leaves that point out."""
+
+    limit: Limit = 10
+    filter: FilterIn | None = None
+    score_threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
+    with_payload: bool = True
+    with_vector: bool = False
+    exact: bool = False
+
+
+class QueryBatchBody(Request):
+    """Several searches at once."""
+
+    queries: Annotated[list[QueryBody], Field(min_length=1)]
+
+
+class ClassifyBody(Target):
+    """A kNN vote of the labelled points; `reject_below` is the probability under which there is no label."""
+
+    k: Limit = 20  # DINO's choice
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.07  # DINO's choice
+    reject_below: Annotated[float, Field(ge=0, le=1)] | None = None
+    filter: FilterIn | None = None
+
+
+class QueryParams(BaseModel):
+    """The options of a search whose body is an image; `filter` is JSON."""
+
+    limit: Limit = 10
+    filter: str | None = None
+    score_threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
+    with_payload: bool = True
+    with_vector: bool = False
+    exact: bool = False
+    fingerprint: str | None = None
+
+
+class ClassifyParams(BaseModel):
+    """The options of a classification whose body is an image; `filter` is JSON."""
+
+    k: Limit = 20
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
+    reject_below: Annotated[float, Field(ge=0, le=1)] | None = None
+    filter: str | None = None
+    fingerprint: str | None = None
+
+
+class ClusteringBody(Request):
+    """How to cluster: spherical k-means on the unit vectors into `k` clusters; the same seed gives the same clusters."""
+
+    method: Literal["kmeans"] = "kmeans"
+    k: Limit
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class ClusterNameBody(Request):
+    """A person's name for a cluster; null removes it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=512)] | None
+
+
+class ClusterQueryBody(Target):
+    """Which clusters are nearest."""
+
+    limit: Limit = 10
+
+
+class ClusterQueryParams(BaseModel):
+    """The options of a cluster search whose body is an image."""
+
+    limit: Limit = 10
+    fingerprint: str | None = None

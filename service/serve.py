@@ -1,0 +1,88 @@
+"""Run the service: own the port, open everything, answer until SIGTERM, let running requests end, exit 0."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from service.app import create_app
+from service.errors import PortInUse, SettingsInvalid
+from service.settings import Settings
+from service.telemetry import configure_logging
+
+_BACKLOG = 2048  # connections that may wait while the model loads; uvicorn's own default
+
+
+def serve(settings: Settings, announce: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until SIGTERM or SIGINT; to be called in the main thread.
+
+    Args:
+        settings: what to serve, and where.
+        announce: called once with the service's URL when it answers.
+
+    Raises:
+        PortInUse: another program listens there.
+        BackboneError, ServiceError: what `app.open_service` cannot open.
+    """
+    configure_logging(settings.log_level)
+    app = create_app(settings)
+    listening = _listen(settings.host, settings.port)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",  # entered below, so that what goes wrong in it keeps its type
+        log_config=None,
+        access_log=False,  # `telemetry` writes one line a request
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.drain_s,
+    )
+    server = uvicorn.Server(config)
+
+    async def run() -> None:
+        async with app.router.lifespan_context(app):
+            announce(_url(listening, settings.host))
+            await server.serve(sockets=[listening])
+
+    # uvicorn drains at the first SIGTERM and then raises the signal again, for whoever handled it before: here, a clean exit.
+    # The same handler ends a start that has not got as far as uvicorn.
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        asyncio.run(run())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        listening.close()
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket: from here on the port is ours, and early clients wait instead of being refused."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise SettingsInvalid(f"the host {host} cannot be resolved ({error.strerror}); check DINODEX_HOST.") from error
+    # `protocol` says TCP where it could be 0: only then does asyncio turn Nagle off, which costs small answers 40 ms.
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a service before us may linger
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} on {host} is in use; stop that program or choose another port.") from error
+        raise SettingsInvalid(f"cannot listen on {host} port {port} ({error.strerror}); choose another.") from error
+    return listening
+
+
+def _url(listening: socket.socket, host: str) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"

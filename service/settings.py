@@ -1,0 +1,196 @@
+"""Every knob of the service, from `DINODEX_*` environment variables or the command line.
+
+Each field's description says its unit and what it does, and after "Default:" why it has that default; `docs/configuration.md` is
+generated from here. A secret can be given as a file (`DINODEX_API_KEY_FILE`), as Docker and systemd hand them over.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backbone.decode import SERVICE_FORMATS, DecodeLimits
+from service.errors import SettingsInvalid
+
+MiB = 2**20
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """The resolved settings of one service process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DINODEX_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
+
+    artifact: Path = Field(
+        description="Directory of the artifact that embeds images. Default: none, the service has no model of its own."
+    )
+    data: Path = Field(
+        description="Directory of the collections; made if missing, held by one process. Default: none, data has no obvious home."
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. Default: this machine only; opening a network is a decision."
+    )
+    port: int = Field(
+        8000, ge=0, le=65535, description="TCP port; 0 takes a free one. Default: what most Python services use."
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        description="The write key that every request presents. Default: none; without one the service does not start.",
+    )
+    api_key_file: Path | None = Field(
+        None, description="File holding the write key, instead of `api_key`. Default: none."
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Serve without keys, on a loopback address only. Default: off; an open door is asked for by name.",
+    )
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="What computes the network. Default: auto takes OpenVINO where it is installed (2.5 times the images/s of eager "
+        "torch on a CPU) and torch otherwise.",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads of one inference or search; 0 means all cores. Default: 0, one batch at a time may have the machine. "
+        "Set explicitly because torch and FAISS each bring an OpenMP pool.",
+    )
+    decode_threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Threads that decode images; 0 means as many as cores. Default: 0; Pillow decodes without the interpreter lock.",
+    )
+    batch_images: Count = Field(
+        32,
+        description="Most images in one forward pass. Default: 32; more gains nothing on a CPU and delays the first answer.",
+    )
+    batch_wait_ms: float = Field(
+        2.0,
+        ge=0,
+        le=1000,
+        description="Milliseconds that a forward pass waits for company. Default: 2, a tenth of the smallest network's pass.",
+    )
+    queue_images: Count = Field(
+        256,
+        description="Most images admitted and not yet answered; more are refused with 503. Default: 256, a few seconds of work on two "
+        "cores, beyond which a caller does better to come back.",
+    )
+    max_body_bytes: Count = Field(
+        64 * MiB,
+        description="Bytes of a request body, counted while they arrive. Default: 64 MiB, about 30 large photographs.",
+    )
+    max_image_bytes: Count = Field(
+        20 * MiB, description="Bytes of one encoded image. Default: 20 MiB; a 50-megapixel photograph stays below."
+    )
+    max_pixels: Count = Field(
+        50_000_000,
+        description="Pixels of one image, read from its header. Default: 50 million, the largest common camera.",
+    )
+    max_side: Count = Field(
+        30_000, description="Pixels of an image's longer side. Default: 30,000, beyond any panorama of 50 MP."
+    )
+    max_scans: Count = Field(
+        100,
+        description="Scans of a progressive JPEG. Default: 100; cameras write 10, and each scan of a bomb costs 6 ms.",
+    )
+    max_request_images: Count = Field(
+        64, description="Images in one request. Default: 64, two full forward passes, a quarter of the queue."
+    )
+    max_request_points: Count = Field(
+        10_000,
+        description="Ready vectors, ids or queries in one request. Default: 10,000, one group commit of some 15 MB.",
+    )
+    thumbnail_px: int = Field(
+        256,
+        ge=16,
+        le=2048,
+        description="Longer side of a kept thumbnail, in pixels. Default: 256, sharp in a result grid, about 12 kB.",
+    )
+    drain_s: int = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="Seconds that running requests get after SIGTERM. Default: 30, what Kubernetes grants.",
+    )
+    keep_alive_s: int = Field(
+        5, ge=1, le=3600, description="Seconds an idle connection stays open. Default: 5, below the common proxies' 60."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged. Default: info, one line a request."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_request_images > self.queue_images:
+            raise ValueError(
+                "max_request_images is larger than queue_images, so a full request could never be admitted"
+            )
+        return self
+
+    def key(self) -> bytes | None:
+        """Return the configured write key, from the variable or the file, or None.
+
+        Raises:
+            SettingsInvalid: both are given, the file cannot be read, or the key is empty.
+        """
+        if self.api_key is not None and self.api_key_file is not None:
+            raise SettingsInvalid("both DINODEX_API_KEY and DINODEX_API_KEY_FILE are set; keep one of them.")
+        if self.api_key_file is not None:
+            try:
+                key = self.api_key_file.read_bytes().strip()
+            except OSError as error:
+                raise SettingsInvalid(
+                    f"the key file {self.api_key_file} cannot be read ({error.strerror}); check DINODEX_API_KEY_FILE."
+                ) from error
+        elif self.api_key is not None:
+            key = self.api_key.get_secret_value().strip().encode()
+        else:
+            return None
+        if not key:
+            raise SettingsInvalid("the API key is empty; put a long random word there, or leave the setting out.")
+        return key
+
+    def is_loopback(self) -> bool:
+        """Say whether `host` can be reached from this machine alone."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def decode_limits(self) -> DecodeLimits:
+        """Return what an image sent by a stranger may cost."""
+        return DecodeLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_pixels,
+            max_side=self.max_side,
+            max_scans=self.max_scans,
+            formats=SERVICE_FORMATS,
+        )
+
+
+def load_settings(**given: object) -> Settings:
+    """Read the settings: what is given here (the command line), then the environment, then the defaults.
+
+    Values of None count as not given.
+
+    Raises:
+        SettingsInvalid: a value is missing or out of its range; the message names every such setting and no value.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'DINODEX_' + str(entry['loc'][0]).upper() if entry['loc'] else 'settings'}: {entry['msg']}"
+            for entry in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsInvalid(f"the settings do not hold together: {problems}.") from error

@@ -1,0 +1,130 @@
+"""What a request was and what it cost: its id, one JSON log line, `Server-Timing`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.problems import log_failure, problem_response
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what a caller may choose; anything else could forge log lines
+
+log = structlog.get_logger("service")
+
+
+class Timings:
+    """Seconds by stage (decode, queue, infer, search) of one request; a stage done side by side counts once, at its longest."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def longest(self, stage: str, seconds: float) -> None:
+        """Count one of several items that went through a stage side by side."""
+        self._seconds[stage] = max(seconds, self._seconds.get(stage, 0.0))
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Count the time inside the block."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - begun
+
+    def header(self) -> str:
+        """Return the stages as `Server-Timing` wants them, in milliseconds."""
+        return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in self._seconds.items())
+
+
+class RequestLog:
+    """ASGI middleware, the outermost: gives each request an id and its timings, and logs it when it has ended.
+
+    Also the boundary of the application: what no handler caught is logged and answered 500 in the common shape.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        state = scope.setdefault("state", {})
+        offered = Headers(scope=scope).get("x-request-id", "")
+        state["request_id"] = offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
+        state["timings"] = timings = Timings()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = state["request_id"]
+                headers["X-Content-Type-Options"] = "nosniff"
+                if state.get("fingerprint"):
+                    headers["X-Model-Fingerprint"] = state["fingerprint"]
+                if stages := timings.header():
+                    headers["Server-Timing"] = stages
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:  # noqa: BLE001 - a declared boundary: a bug ends one request, not the connection or the log's shape
+            if status == 0:
+                await problem_response(Request(scope), error)(scope, receive, send_with_headers)
+            elif status != 500:  # begun well and broken off; a 500 that was begun has been logged with its answer
+                log_failure(Request(scope), error)
+        finally:
+            _log_request(scope, status, time.perf_counter() - begun)
+
+
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
+    state = scope["state"]
+    log.info(
+        "request",
+        request_id=state["request_id"],
+        method=scope["method"],
+        path=scope.get("raw_path", b"").decode("latin-1")[:300],
+        status=status,
+        code=state.get("code"),
+        ms=round(seconds * 1000, 2),
+        timings=state["timings"].header() or None,
+    )
+
+
+def configure_logging(level: str) -> None:
+    """Write every log line of this process, the web server's too, as one JSON object to standard error."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer = structlog.processors.JSONRenderer()
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fastapi.routing import APIRoute
+
+from service.access import OPEN_PATHS, key_digest
+from service.app import create_app
+from service.errors import SettingsInvalid
+from service.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+NEEDED = {"artifact": Path("a"), "data": Path("d")}
+
+
+def routes(app: object) -> list[tuple[str, str]]:
+    document = app.openapi()  # type: ignore[attr-defined]
+    found = [(method.upper(), path) for path, item in document["paths"].items() for method in item]
+    return [*found, ("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/no-such-route"), ("POST", "/v1")]
+
+
+@pytest.fixture
+def locked(make_client: Callable[..., TestClient]) -> TestClient:
+    return make_client(api_key="right-key", allow_anonymous=False)
+
+
+def test_every_route_but_the_two_probes_needs_the_key(locked: TestClient) -> None:
+    tried = routes(locked.app)
+    assert len(tried) > 25
+    for method, path in tried:
+        answer = locked.request(method, path)
+        if path in OPEN_PATHS:
+            assert answer.status_code == 200, path
+        else:
+            assert answer.status_code == 401, (method, path)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["code"] == "unauthorized"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer right-key"},
+        {"Authorization": "bearer  right-key"},
+        {"X-API-Key": "right-key"},
+        {"X-API-Key": "right-key", "Authorization": "Basic dXNlcjpwYXNz"},
+    ],
+)
+def test_the_key_is_taken_from_either_header(locked: TestClient, headers: dict[str, str]) -> None:
+    assert locked.get("/v1/model", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "right-key"},
+        {"Authorization": "Basic right-key"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer right-key2"},
+        {"X-API-Key": ""},
+        {"X-API-Key": "right-ke"},
+        {"X-API-Key": "x" * 100_000},
+        {"X-API-Key": b"right\xffkey"},
+    ],
+)
+def test_any_other_key_is_refused(locked: TestClient, headers: dict[str, str]) -> None:
+    assert locked.get("/v1/model", headers=headers).status_code == 401
+
+
+def test_a_key_in_the_url_does_not_count_and_a_probe_with_a_suffix_is_no_probe(locked: TestClient) -> None:
+    for path in ("/v1/model?api_key=right-key", "/livez/", "/livez/../v1/model", "/%6civez2"):
+        assert locked.get(path).status_code == 401, path
+
+
+def test_a_large_body_without_a_key_is_answered_401_and_not_413(locked: TestClient) -> None:
+    answer = locked.post("/v1/embed", content=b"x", headers={"content-length": str(10**12)})
+    assert answer.status_code == 401
+
+
+def test_a_key_with_characters_outside_ascii_works(make_client: Callable[..., TestClient]) -> None:
+    client = make_client(api_key="schlüssel", allow_anonymous=False)
+    assert client.get("/v1/model", headers={"X-API-Key": "schlüssel".encode()}).status_code == 200
+
+
+def test_an_anonymous_service_ignores_a_presented_key(client: TestClient) -> None:
+    assert client.get("/v1/model", headers={"X-API-Key": "anything"}).status_code == 200
+
+
+def test_without_a_key_the_service_does_not_start(make_settings: Callable[..., Settings]) -> None:
+    with pytest.raises(SettingsInvalid, match="DINODEX_API_KEY"):
+        create_app(make_settings(allow_anonymous=False))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1"])
+def test_anonymous_service_listens_on_loopback_only(host: str) -> None:
+    with pytest.raises(SettingsInvalid, match="loopback"):
+        key_digest(load_settings(**NEEDED, allow_anonymous=True, host=host))
+    assert key_digest(load_settings(**NEEDED, allow_anonymous=True, host="127.0.0.1")) is None
+    assert key_digest(load_settings(**NEEDED, api_key="k", host=host)) is not None
+
+
+def test_a_configured_key_is_needed_even_where_anonymous_is_allowed(make_client: Callable[..., TestClient]) -> None:
+    assert make_client(api_key="k", allow_anonymous=True).get("/v1/model").status_code == 401
+
+
+def test_the_route_list_of_the_test_is_that_of_the_application(client: TestClient) -> None:
+    documented = {path for _, path in routes(client.app)}
+    for route in client.app.routes:  # type: ignore[attr-defined]
+        if isinstance(route, APIRoute):
+            assert route.path in documented

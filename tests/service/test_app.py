@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from backbone.errors import ArtifactInvalid, DirectoryLocked, PathMissing
+from service.app import create_app
+from service.errors import PortInUse, SettingsInvalid
+from service.serve import _listen, serve
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+    from backbone import Artifact
+    from service.settings import Settings
+
+TIMEOUT_S = 60.0
+PNG = {"content-type": "image/png"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A service in a process of its own."""
+
+    def __init__(self, artifact: Path, data: Path, **env: str) -> None:
+        self.port = free_port()
+        code = (
+            "from service.serve import serve; from service.settings import load_settings; serve(load_settings(), print)"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={
+                **os.environ,
+                "DINODEX_ARTIFACT": str(artifact),
+                "DINODEX_DATA": str(data),
+                "DINODEX_PORT": str(self.port),
+                "DINODEX_RUNTIME": "openvino",
+                "DINODEX_THREADS": "1",
+                **env,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=TIMEOUT_S)
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if self.client.get("/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)  # the process has not got as far as its port
+        raise AssertionError(self.stop(signal.SIGKILL))
+
+    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> tuple[int, str, list[dict[str, Any]]]:
+        """Return exit code, standard output and the log."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
+        out, err = self.process.communicate(timeout=TIMEOUT_S)
+        return self.process.returncode, out, [json.loads(line) for line in err.splitlines()]
+
+
+@pytest.fixture
+def start(tiny_artifact: Artifact, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def make(**env: str) -> Server:
+        servers.append(Server(tiny_artifact.path, tmp_path / "data", **env))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop(signal.SIGKILL)
+
+
+def test_a_real_service_answers_logs_json_and_ends_with_0_on_sigterm(
+    start: Callable[..., Server], png: Callable[..., bytes], tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("s3cret-key\n")
+    server = start(DINODEX_API_KEY_FILE=str(key))
+    server.wait_until_ready()
+    assert server.client.get("/v1/model").status_code == 401
+    server.client.headers["Authorization"] = "Bearer s3cret-key"
+    assert server.client.put("/v1/collections/c").status_code == 201
+    for point in ("a%2Fb.png", "a%2Fthumbnail", "..%2Fx", "scroll"):
+        put = server.client.put(f"/v1/collections/c/points/{point}", content=png(), headers=PNG)
+        assert put.status_code == 200
+        assert server.client.get(f"/v1/collections/c/points/{point}").status_code == 200
+    ids = [each["id"] for each in server.client.post("/v1/collections/c/points/scroll", json={}).json()["result"]]
+    assert ids == ["../x", "a/b.png", "a/thumbnail", "scroll"]
+    model = server.client.get("/v1/model").json()
+    assert model["runtime"] == "openvino"
+    code, out, log = server.stop()
+    assert code == 0
+    assert out == f"http://127.0.0.1:{server.port}\n"
+    requests = [line for line in log if line["event"] == "request"]
+    assert {(line["method"], line["status"]) for line in requests} >= {("PUT", 201), ("GET", 200), ("GET", 401)}
+    assert all(line["request_id"] and line["level"] == "info" for line in requests)
+    assert "s3cret" not in json.dumps(log)
+    assert str(tmp_path) not in json.dumps(log)
+
+
+def test_a_request_under_way_at_sigterm_is_answered(start: Callable[..., Server], png: Callable[..., bytes]) -> None:
+    server = start(DINODEX_ALLOW_ANONYMOUS="1", DINODEX_BATCH_WAIT_MS="1000")
+    server.wait_until_ready()
+    statuses: list[int] = []
+    asking = threading.Thread(
+        target=lambda: statuses.append(server.client.post("/v1/embed", content=png(), headers=PNG).status_code)
+    )
+    asking.start()
+    time.sleep(0.3)  # it now waits for company in the batcher
+    server.process.send_signal(signal.SIGTERM)
+    asking.join(TIMEOUT_S)
+    assert statuses == [200]
+    assert server.stop()[0] == 0
+
+
+def test_an_acknowledged_point_survives_sigkill(start: Callable[..., Server], png: Callable[..., bytes]) -> None:
+    server = start(DINODEX_ALLOW_ANONYMOUS="1")
+    server.wait_until_ready()
+    server.client.put("/v1/collections/c").raise_for_status()
+    for index in range(5):
+        server.client.put(f"/v1/collections/c/points/{index}", content=png(seed=index), headers=PNG).raise_for_status()
+    assert server.stop(signal.SIGKILL)[0] == -signal.SIGKILL
+    again = start(DINODEX_ALLOW_ANONYMOUS="1")
+    again.wait_until_ready()
+    assert again.client.post("/v1/collections/c/points/count", json={}).json() == {"count": 5}
+    hits = again.client.post("/v1/collections/c/query", content=png(seed=3), headers=PNG).json()["result"]
+    assert hits[0]["id"] == "3"
+    assert again.stop()[0] == 0
+
+
+def test_a_port_in_use_is_said_before_anything_is_loaded(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PortInUse, match=str(port)):
+            serve(make_settings(port=port))
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_host_that_is_not_of_this_machine_is_said(make_settings: Callable[..., Settings]) -> None:
+    with pytest.raises(SettingsInvalid, match="cannot listen"):
+        serve(make_settings(host="192.0.2.1", allow_anonymous=False, api_key="k", port=0))
+
+
+def test_small_answers_are_not_held_back_by_nagle() -> None:
+    with _listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
+
+
+def test_a_second_service_on_the_directory_is_refused(
+    client: TestClient, make_client: Callable[..., TestClient]
+) -> None:
+    with pytest.raises(DirectoryLocked):
+        make_client()
+    assert client.get("/readyz").status_code == 200
+
+
+def test_what_was_opened_is_closed_when_the_artifact_is_refused(
+    make_client: Callable[..., TestClient], tiny_artifact: Artifact, tmp_path: Path
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_artifact.path, broken)
+    weights = bytearray((broken / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (broken / "weights.safetensors").write_bytes(weights)
+    with pytest.raises(ArtifactInvalid):
+        make_client(artifact=broken)
+    with pytest.raises(PathMissing):
+        make_client(artifact=tmp_path / "none")
+    assert make_client().get("/readyz").status_code == 200
+
+
+def test_readiness_follows_the_store_and_the_embedder(client: TestClient) -> None:
+    assert client.get("/readyz").json()["checks"] == {"self_test": True, "embedder": True, "store": True}
+    client.app.state.service.models.default.embedder.close()  # type: ignore[attr-defined]
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["checks"]["embedder"]) == (503, False)
+    assert answer.headers["retry-after"] == "1"
+    assert client.get("/livez").status_code == 200
+    client.app.state.service.library.close()  # type: ignore[attr-defined]
+    assert client.get("/readyz").json()["checks"]["store"] is False
+
+
+def test_the_openapi_document_is_complete(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    text = json.dumps(document)
+    names = {reference.split('"')[0] for reference in text.split("#/components/schemas/")[1:]}
+    assert names <= set(document["components"]["schemas"])
+    bodyless = {"get", "delete"}
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            where = f"{method} {path}"
+            assert operation.get("description"), where
+            assert ("requestBody" in operation) is (method not in bodyless), where
+            if path.startswith("/v1"):
+                assert "application/problem+json" in operation["responses"]["401"]["content"], where
+                assert "security" not in operation, where
+
+
+def test_starting_and_stopping_leaves_nothing_open(make_settings: Callable[..., Settings]) -> None:
+    from starlette.testclient import TestClient
+
+    def held() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    for _ in range(2):  # what is opened once and for all
+        with TestClient(create_app(make_settings())):
+            pass
+    before = held()
+    for _ in range(5):
+        with TestClient(create_app(make_settings())) as client:
+            client.get("/readyz")
+    files, threads = held()
+    assert files <= before[0] + 2
+    assert threads <= before[1] + 2

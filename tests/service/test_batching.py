@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.batching import Batcher
+from service.errors import InferenceFailed, Stopping
+
+Floats = NDArray[np.float32]
+TIMEOUT_S = 20.0
+
+
+def pixels(value: float) -> Floats:
+    return np.full((3, 2, 2), value, dtype=np.float32)
+
+
+class Network:
+    """A runtime whose global token is the image's first pixel; it can be held, and it fails on -1."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, batch: Floats, /) -> tuple[Floats, Floats]:
+        values = batch[:, 0, 0, 0]
+        self.batches.append(values.tolist())
+        self.entered.set()
+        assert self.gate.wait(TIMEOUT_S)
+        if (values == -1).any():
+            raise MemoryError("too large")
+        if (values == -2).any():
+            raise SystemExit("the worker dies")
+        return values[:, None], batch.reshape(len(batch), -1, 3)
+
+    def hold(self) -> None:
+        self.entered.clear()
+        self.gate.clear()
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def batcher(network: Network) -> Iterator[Batcher]:
+    made = Batcher(network, batch_images=4, batch_wait_s=0.0)
+    yield made
+    network.gate.set()
+    made.close()
+
+
+def occupy(batcher: Batcher, network: Network) -> None:
+    """Hold the worker inside a batch, so that what is submitted next waits together."""
+    network.hold()
+    batcher.submit(pixels(0))
+    assert network.entered.wait(TIMEOUT_S)
+
+
+def test_each_image_gets_its_own_row(batcher: Batcher, network: Network) -> None:
+    occupy(batcher, network)
+    futures = [batcher.submit(pixels(value)) for value in range(1, 8)]
+    network.gate.set()
+    assert [float(future.result(TIMEOUT_S).global_token[0]) for future in futures] == list(range(1, 8))
+    assert futures[0].result().patch_tokens.shape == (4, 3)
+    assert futures[0].result().infer_s >= 0
+    assert futures[0].result().queue_s >= 0
+
+
+def test_waiting_images_share_a_batch_up_to_its_size(batcher: Batcher, network: Network) -> None:
+    occupy(batcher, network)
+    futures = [batcher.submit(pixels(value)) for value in range(1, 7)]
+    network.gate.set()
+    for future in futures:
+        future.result(TIMEOUT_S)
+    assert network.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_failing_image_fails_alone_in_its_batch(batcher: Batcher, network: Network, position: int) -> None:
+    occupy(batcher, network)
+    values = [1.0, 2.0, 3.0, 4.0]
+    values[position] = -1
+    futures = [batcher.submit(pixels(value)) for value in values]
+    network.gate.set()
+    for index, future in enumerate(futures):
+        if index == position:
+            with pytest.raises(InferenceFailed) as caught:
+                future.result(TIMEOUT_S)
+            assert isinstance(caught.value.__cause__, MemoryError)
+        else:
+            assert float(future.result(TIMEOUT_S).global_token[0]) == values[index]
+    assert len(network.batches) == 2 + 4  # each was tried once more, and once only
+    assert batcher.alive()
+
+
+def test_a_failing_batch_of_one_is_not_tried_twice(batcher: Batcher, network: Network) -> None:
+    with pytest.raises(InferenceFailed):
+        batcher.submit(pixels(-1)).result(TIMEOUT_S)
+    assert network.batches == [[-1]]
+
+
+def test_a_cancelled_image_is_not_computed(batcher: Batcher, network: Network) -> None:
+    occupy(batcher, network)
+    futures = [batcher.submit(pixels(value)) for value in (1, 2, 3)]
+    assert futures[1].cancel()
+    network.gate.set()
+    futures[2].result(TIMEOUT_S)
+    assert network.batches == [[0], [1, 3]]
+
+
+def test_a_batch_that_was_cancelled_as_a_whole_is_not_run(batcher: Batcher, network: Network) -> None:
+    occupy(batcher, network)
+    assert batcher.submit(pixels(1)).cancel()
+    network.gate.set()
+    batcher.submit(pixels(2)).result(TIMEOUT_S)
+    assert [1] not in network.batches
+
+
+def test_an_image_waits_no_longer_than_told_for_company() -> None:
+    network = Network()
+    batcher = Batcher(network, batch_images=4, batch_wait_s=0.01)
+    batcher.submit(pixels(1)).result(TIMEOUT_S)
+    batcher.close()
+    assert network.batches == [[1]]
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    network = Network()
+    batcher = Batcher(network, batch_images=2, batch_wait_s=10 * TIMEOUT_S)
+    futures = [batcher.submit(pixels(value)) for value in (1, 2)]
+    for future in futures:
+        future.result(TIMEOUT_S)
+    batcher.close()
+
+
+def test_closing_computes_what_waits_and_refuses_what_comes_after(network: Network) -> None:
+    batcher = Batcher(network, batch_images=2, batch_wait_s=0.0)
+    occupy(batcher, network)
+    futures = [batcher.submit(pixels(value)) for value in (1, 2, 3)]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    network.gate.set()
+    closing.join(TIMEOUT_S)
+    assert [float(future.result(0).global_token[0]) for future in futures] == [1, 2, 3]
+    assert not batcher.alive()
+    with pytest.raises(Stopping):
+        batcher.submit(pixels(4))
+    batcher.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_when_the_worker_dies_every_future_still_ends(network: Network) -> None:
+    batcher = Batcher(network, batch_images=2, batch_wait_s=0.0)
+    occupy(batcher, network)
+    futures = [batcher.submit(pixels(value)) for value in (-2, 1, 2, 3)]
+    network.gate.set()
+    for future in futures:
+        with pytest.raises(Stopping):
+            future.result(TIMEOUT_S)
+    with pytest.raises(Stopping):
+        batcher.submit(pixels(4))
+    batcher.close()
+
+
+def test_a_runtime_that_gives_too_few_rows_fails_the_images_and_not_the_thread() -> None:
+    batcher = Batcher(lambda batch: (batch[:0, 0, 0], batch[:0, 0]), batch_images=2, batch_wait_s=0.0)
+    with pytest.raises(InferenceFailed):
+        batcher.submit(pixels(1)).result(TIMEOUT_S)
+    assert batcher.alive()
+    batcher.close()

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pictures import encoded, picture
+from PIL import Image
+
+from backbone.decode import SERVICE_FORMATS, DecodeLimits
+from backbone.errors import CorruptImage, EmptyImage, UnsupportedImageType
+from service.embedder import Embedded, Embedder
+from service.errors import EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
+from service.runtime_torch import TorchRuntime
+
+if TYPE_CHECKING:
+    from backbone import Artifact
+
+Floats = NDArray[np.float32]
+TIMEOUT_S = 20.0
+
+
+@pytest.fixture
+def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
+    made: list[Embedder] = []
+
+    def make(run: object = None, **given: int) -> Embedder:
+        options = {"decode_threads": 2, "batch_images": 4, "queue_images": 8, "thumbnail_px": 64, **given}
+        limits = DecodeLimits(formats=SERVICE_FORMATS)
+        run = run or TorchRuntime(tiny_artifact, 1).run
+        made.append(Embedder(tiny_artifact, run, limits=limits, batch_wait_s=0.0, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for embedder in made:
+        embedder.close()
+
+
+class Gate:
+    """The tiny network's shape, held until it is let go."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.value = value
+        self.entered = threading.Event()
+        self.open = threading.Event()
+        self.images = 0
+
+    def __call__(self, pixels: Floats, /) -> tuple[Floats, Floats]:
+        self.entered.set()
+        assert self.open.wait(TIMEOUT_S)
+        self.images += len(pixels)
+        return np.full((len(pixels), 32), self.value, np.float32), np.ones((len(pixels), 16, 32), np.float32)
+
+
+def test_a_vector_is_what_the_artifact_itself_computes(
+    make_embedder: Callable[..., Embedder], tiny_artifact: Artifact, png: Callable[..., bytes]
+) -> None:
+    import torch
+
+    images = [png(seed=seed) for seed in range(6)]
+    answers = make_embedder().embed(images)
+    x = torch.from_numpy(np.stack([tiny_artifact.preprocess(image) for image in images]))
+    expected = tiny_artifact.embed(x).numpy()
+    for answer, row in zip(answers, expected, strict=True):
+        assert isinstance(answer, Embedded)
+        assert np.abs(answer.vector - row).max() < 1e-6
+        assert answer.vector.dtype == np.float32
+        assert abs(np.linalg.norm(answer.vector) - 1) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("output", "shape"), [("cls", (32,)), ("mean", (32,)), ("cls+mean", (64,)), ("patches", (16, 32))]
+)
+def test_each_output_has_its_shape(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes], output: str, shape: tuple[int, ...]
+) -> None:
+    [answer] = make_embedder().embed([png()], output)
+    assert isinstance(answer, Embedded)
+    assert answer.vector.shape == shape
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_corrupt_image_fails_alone_in_its_batch(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes], position: int
+) -> None:
+    embedder = make_embedder()
+    images = [png(seed=seed) for seed in range(4)]
+    alone = [embedder.embed([image])[0] for image in images]
+    images[position] = images[position][:200]
+    for index, answer in enumerate(embedder.embed(images)):
+        if index == position:
+            assert isinstance(answer, CorruptImage)
+        else:
+            reference = alone[index]
+            assert isinstance(answer, Embedded)
+            assert isinstance(reference, Embedded)
+            assert np.abs(answer.vector - reference.vector).max() < 1e-6
+
+
+def test_refusals_keep_their_kind_and_good_images_follow(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    embedder = make_embedder()
+    gif = encoded(picture(), "GIF")
+    kinds = [type(answer) for answer in embedder.embed([b"", b"<svg/>" * 20, gif, png()])]
+    assert kinds == [EmptyImage, UnsupportedImageType, UnsupportedImageType, Embedded]
+    assert all(isinstance(answer, Embedded) for answer in embedder.embed([png()] * 8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_what_is_not_finite_is_refused(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes], value: float
+) -> None:
+    gate = Gate(value)
+    gate.open.set()
+    [answer] = make_embedder(gate).embed([png()])
+    assert isinstance(answer, EmbeddingNotFinite)
+
+
+def test_a_network_that_fails_is_the_image_s_error_and_not_the_end(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    def broken(pixels: Floats, /) -> tuple[Floats, Floats]:
+        raise RuntimeError("out of memory")
+
+    embedder = make_embedder(broken)
+    assert [type(answer) for answer in embedder.embed([png(), png()])] == [InferenceFailed] * 2
+    assert embedder.ready()
+
+
+def test_the_queue_takes_its_limit_and_refuses_one_more(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    gate = Gate()
+    embedder = make_embedder(gate, queue_images=8)
+    answers: list[object] = []
+    waiting = threading.Thread(target=lambda: answers.extend(embedder.embed([png()] * 8)))
+    waiting.start()
+    assert gate.entered.wait(TIMEOUT_S)
+    assert not embedder.ready()
+    with pytest.raises(Saturated):
+        embedder.embed([png()])
+    gate.open.set()
+    waiting.join(TIMEOUT_S)
+    assert len(answers) == 8
+    assert embedder.ready()
+    assert len(embedder.embed([png()] * 8)) == 8  # every place is free again
+    with pytest.raises(Saturated):
+        embedder.embed([png()] * 9)
+
+
+def test_what_a_cancelled_caller_left_waiting_is_not_computed(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    gate = Gate()
+    embedder = make_embedder(gate, batch_images=1)
+
+    async def main() -> None:
+        task = asyncio.create_task(embedder.embed_async([png()] * 4))
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    gate.open.set()
+    embedder.embed([png()])
+    assert gate.images == 2  # the one that was being computed, and the one asked for since
+    assert len(embedder.embed([png()] * 8)) == 8
+
+
+def test_closing_answers_what_was_admitted(make_embedder: Callable[..., Embedder], png: Callable[..., bytes]) -> None:
+    embedder = make_embedder()
+    embedder.close()
+    with pytest.raises(Stopping):
+        embedder.embed([png()])
+    assert not embedder.ready()
+    embedder.close()
+
+
+@pytest.mark.parametrize(("size", "expected"), [((640, 320), (64, 32)), ((20, 30), (20, 30)), ((64, 64), (64, 64))])
+def test_a_thumbnail_is_a_jpeg_that_fits(
+    make_embedder: Callable[..., Embedder], size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    [answer] = make_embedder().embed([encoded(picture(*size), "JPEG")], thumbnails=True)
+    assert isinstance(answer, Embedded)
+    assert answer.thumbnail is not None
+    with Image.open(io.BytesIO(answer.thumbnail)) as small:
+        assert (small.format, small.size) == ("JPEG", expected)
+
+
+def test_many_threads_get_their_own_answers(make_embedder: Callable[..., Embedder], png: Callable[..., bytes]) -> None:
+    embedder = make_embedder(queue_images=64)
+    images = [png(seed=seed) for seed in range(8)]
+    expected = [embedder.embed([image])[0] for image in images]
+    found: dict[int, object] = {}
+
+    def ask(index: int) -> None:
+        found[index] = embedder.embed([images[index]])[0]
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    for index, reference in enumerate(expected):
+        answer = found[index]
+        assert isinstance(answer, Embedded)
+        assert isinstance(reference, Embedded)
+        assert np.abs(answer.vector - reference.vector).max() < 1e-6
