@@ -54,7 +54,7 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401 - what a file holds, the
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it remarks on foreign pickles just before it refuses them
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError, AttributeError) as error:
         raise WeightsInvalid(
             f"{path} is not a file of plain tensors (it is damaged, or of another program); it was not loaded."
         ) from error

@@ -62,8 +62,9 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(
     Path("plain.pth").write_bytes(pickle.dumps(_Opened()))
     Path("text.pth").write_text("not weights at all")
     Path("empty.pth").write_bytes(b"")
+    Path("stop.pth").write_bytes(b"\x80\x04.")
     Path("torn.pth").write_bytes(Path("zip.pth").read_bytes()[:-40])
-    for name in ("zip.pth", "plain.pth", "text.pth", "empty.pth", "torn.pth"):
+    for name in ("zip.pth", "plain.pth", "text.pth", "empty.pth", "stop.pth", "torn.pth"):
         with pytest.raises(WeightsInvalid, match="not loaded"):
             read_torch_file(Path(name))
     assert not Path("opened").exists()

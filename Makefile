@@ -1,0 +1,42 @@
+# Two commands do most: `make demo` shows the whole path, `make test` proves it. Whichever runs first makes .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARTIFACT ?= demo-out/artifact
+DATA ?= demo-out/data
+
+.PHONY: demo test check format bench serve docker-test clean
+
+demo: $(VENV)/.installed
+	$(BIN)/dinodex demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py
+
+serve: $(VENV)/.installed # without a key, for this machine only
+	DINODEX_ALLOW_ANONYMOUS=1 $(BIN)/dinodex serve --artifact $(ARTIFACT) --data $(DATA)
+
+docker-test: $(VENV)/.installed
+	PYTHON=$(BIN)/python docker/test
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

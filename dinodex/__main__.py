@@ -1,0 +1,5 @@
+"""`python -m dinodex`: the command line."""
+
+from dinodex.cli import main
+
+main()

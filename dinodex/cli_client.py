@@ -1,0 +1,198 @@
+"""The client from the shell: `dinodex search`, `classify`, `cluster` and `collections`; a table, or JSON with --json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from dinodex import Client
+
+Url = Annotated[str | None, typer.Option(help="Service. Default: DINODEX_URL, or http://127.0.0.1:8000.")]
+ApiKey = Annotated[
+    str | None, typer.Option(help="API key. Default: DINODEX_API_KEY, or the file DINODEX_API_KEY_FILE.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Collection = Annotated[str, typer.Option(help="Name of the collection.")]
+Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")]
+
+DEFAULT_URL = "http://127.0.0.1:8000"  # where `dinodex serve` listens by default
+
+collections_app = typer.Typer(help="List, show, create and delete collections.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(search)
+    app.command()(classify)
+    app.command()(cluster)
+    app.add_typer(collections_app, name="collections")
+
+
+def connect(url: str | None, api_key: str | None) -> Client:
+    """Return a client with the address and key given, or those of the environment.
+
+    Raises:
+        ClientError: the file that DINODEX_API_KEY_FILE names cannot be read.
+    """
+    from dinodex import Client
+
+    return Client(url or os.environ.get("DINODEX_URL", DEFAULT_URL), api_key or _key_of_environment())
+
+
+def _key_of_environment() -> str | None:
+    if (key := os.environ.get("DINODEX_API_KEY")) or not (file := os.environ.get("DINODEX_API_KEY_FILE")):
+        return key
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        from dinodex.errors import ClientError
+
+        raise ClientError(f"cannot read {file}: {error.strerror}; check DINODEX_API_KEY_FILE.") from error
+
+
+def search(
+    image: Image,
+    collection: Collection,
+    limit: Annotated[int, typer.Option(help="Neighbours wanted, 1 to 1000.")] = 10,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the images most like this one.
+
+    Example: dinodex search query.jpg --collection photos --limit 5
+    """
+    with connect(url, api_key) as client:
+        hits = client.collection(collection).query(image=image, limit=limit)
+    _print(hits, ["id", "score", "label"], as_json)
+
+
+def classify(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    collection: Collection,
+    k: Annotated[int, typer.Option(help="Neighbours that vote, 1 to 1000.")] = 20,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Classify images by the labels of their nearest neighbours.
+
+    Example: dinodex classify query.jpg --collection photos
+    """
+    rows = []
+    with connect(url, api_key) as client:
+        for image in images:
+            answer = client.collection(collection).classify(image=image, k=k)
+            rows.append({"image": str(image), **answer.model_dump(include={"label", "probability", "classes"})})
+    _print(rows, ["image", "label", "probability"], as_json)
+
+
+def cluster(
+    collection: Collection,
+    k: Annotated[int, typer.Option(help="Clusters wanted.")] = 10,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same clusters.")] = 0,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Group a collection's images by spherical k-means.
+
+    Example: dinodex cluster --collection photos --k 20
+    """
+    with connect(url, api_key) as client:
+        handle = client.collection(collection)
+        clustering = handle.cluster(k, seed=seed)
+        clusters = handle.clusters(clustering)
+    if not as_json:
+        typer.echo(f"clustering {clustering}")
+    _print(clusters, ["cluster", "size", "cohesion", "medoid", "name"], as_json)
+
+
+@collections_app.command("list")
+def list_collections(url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List the collections.
+
+    Example: dinodex collections list
+    """
+    with connect(url, api_key) as client:
+        _print(client.collections(), ["name", "count", "dimension", "keep"], as_json)
+
+
+@collections_app.command("show")
+def show_collection(
+    collection: Annotated[str, typer.Argument(metavar="NAME")],
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the service says of one collection.
+
+    Example: dinodex collections show photos
+    """
+    with connect(url, api_key) as client:
+        stats = client.collection(collection).stats()
+    _print([stats], ["name", "count", "dimension", "keep", "fingerprint"], as_json)
+
+
+@collections_app.command("create")
+def create_collection(
+    collection: Annotated[str, typer.Argument(metavar="NAME")],
+    keep: Annotated[str | None, typer.Option(help="What is kept of pictures: none, thumbnail or image.")] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Create a collection for the service's model.
+
+    Example: dinodex collections create photos --keep image
+    """
+    if keep not in (None, "none", "thumbnail", "image"):
+        raise typer.BadParameter("none, thumbnail or image", param_hint="--keep")
+    with connect(url, api_key) as client:
+        stats = client.collection(collection).create(keep=keep)  # type: ignore[arg-type]  # checked above
+    typer.echo(f"{stats.name}: {stats.count} points, keeps {stats.keep}")
+
+
+@collections_app.command("delete")
+def delete_collection(
+    collection: Annotated[str, typer.Argument(metavar="NAME")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Delete a collection and all its points.
+
+    Example: dinodex collections delete photos --yes
+    """
+    if not yes:
+        typer.confirm(f"Delete {collection} and all its points?", abort=True)
+    with connect(url, api_key) as client:
+        client.collection(collection).drop()
+
+
+def _print(rows: Sequence[BaseModel | dict[str, Any]], columns: list[str], as_json: bool) -> None:
+    plain = [row if isinstance(row, dict) else row.model_dump() for row in rows]
+    if as_json:
+        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in plain:
+        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

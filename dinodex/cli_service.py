@@ -1,0 +1,160 @@
+"""`dinodex serve` and `dinodex index`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dinodex.exits import BAD_DATA, TERMINATED
+
+if TYPE_CHECKING:
+    from service.index_job import IndexResult, Progress, Sink
+
+REFUSALS_SHOWN = 20  # a screenful; --report keeps them all
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(serve)
+    app.command()(index)
+
+
+def serve(
+    artifact: Annotated[Path | None, typer.Option(help="Directory of the artifact. [env: DINODEX_ARTIFACT]")] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory of the collections. [env: DINODEX_DATA]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address. Default: 127.0.0.1. [env: DINODEX_HOST]")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes a free one. Default: 8000. [env: DINODEX_PORT]")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="auto, torch or openvino. [env: DINODEX_RUNTIME]")] = None,
+) -> None:
+    """Serve an artifact over REST until SIGTERM; every further setting is a DINODEX_* variable (docs/configuration.md).
+
+    Example: DINODEX_API_KEY=secret dinodex serve --artifact artifacts/first --data data/
+    """
+    from service.serve import serve as run
+    from service.settings import load_settings
+
+    settings = load_settings(artifact=artifact, data=data, host=host, port=port, runtime=runtime)
+    run(settings, announce=lambda url: typer.echo(f"serving on {url}", err=True))
+
+
+def index(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A folder of images, a folder of class folders, or a .txt list.")
+    ],
+    collection: Annotated[str, typer.Option(help="Name of the collection; made where it is missing.")],
+    artifact: Annotated[Path | None, typer.Option(help="Directory of the artifact (with --data).")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data directory, while no service holds it.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of a running service, instead of --artifact and --data.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key for --url. Default: DINODEX_API_KEY, or the file DINODEX_API_KEY_FILE.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="folders, none, or a CSV file of path,label.")] = "folders",
+    formats: Annotated[
+        str | None,
+        typer.Option(help="Formats, such as jpeg,png,tiff. Default: all with --data, jpeg,png,webp with --url."),
+    ] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete points whose file is gone (with --data).")] = False,
+    report: Annotated[Path | None, typer.Option(help="File that gets a JSON line for each refused image.")] = None,
+) -> None:
+    """Embed a folder into a collection; a rerun embeds only what is new or changed.
+
+    Example: dinodex index photos/ --collection photos --artifact artifacts/first --data data/
+    """
+    if (url is None) == (artifact is None or data is None):
+        raise typer.BadParameter("give --artifact and --data, or --url of a running service")
+    if prune and url is not None:
+        raise typer.BadParameter("a service does not tell where its images came from; use --data", param_hint="--prune")
+    from backbone.listing import list_images
+    from service.index_job import index_folder, stopping_on_sigterm
+
+    taken = _formats(formats, remote=url is not None)
+    listing = list_images(source, formats=taken, labels=labels if labels in ("folders", "none") else Path(labels))
+    with stopping_on_sigterm() as stop, _report_file(report) as file:
+        with _open_sink(collection, artifact, data, url, api_key, taken) as sink, _progress(len(listing)) as progress:
+            result = index_folder(listing, sink, report=file, prune=prune, progress=progress, stop=stop)
+        _summarise(result, file, kept=report is not None)
+    if result.interrupted:
+        raise typer.Exit(TERMINATED)
+    if result.refused == len(listing):
+        raise typer.Exit(BAD_DATA)
+
+
+@contextmanager
+def _open_sink(
+    collection: str,
+    artifact: Path | None,
+    data: Path | None,
+    url: str | None,
+    api_key: str | None,
+    formats: tuple[str, ...],
+) -> Iterator[Sink]:
+    if url is not None:
+        from dinodex.cli_client import connect
+        from dinodex.remote_sink import RemoteSink
+
+        with connect(url, api_key) as client:
+            yield RemoteSink(client, collection)
+    else:
+        from service.settings import load_settings
+        from service.sinks import open_local_sink
+
+        with open_local_sink(load_settings(artifact=artifact, data=data), collection, formats=formats) as sink:
+            yield sink
+
+
+def _formats(given: str | None, *, remote: bool) -> tuple[str, ...]:
+    from backbone.decode import ALL_FORMATS, SERVICE_FORMATS
+
+    if given is None:
+        return SERVICE_FORMATS if remote else ALL_FORMATS
+    chosen = tuple(name.strip().upper().replace("JPG", "JPEG") for name in given.split(","))
+    if unknown := [name for name in chosen if name not in ALL_FORMATS]:
+        known = ", ".join(ALL_FORMATS).lower()
+        raise typer.BadParameter(f"{unknown[0].lower()!r} is not one of {known}", param_hint="--formats")
+    return chosen
+
+
+@contextmanager
+def _report_file(given: Path | None) -> Iterator[Path]:
+    """Yield where refusals are written: the file that was asked for, or one that is read to the terminal and deleted."""
+    if given is not None:
+        yield given
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "refused.jsonl"
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("indexing", total=total, rate="")
+        yield lambda result: bar.update(task, completed=result.done, rate=f"{result.images_per_s:.0f} images/s")
+
+
+def _summarise(result: IndexResult, report: Path, *, kept: bool) -> None:
+    refusals = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    for refusal in refusals[:REFUSALS_SHOWN]:
+        typer.echo(f"refused {refusal['id']}: {refusal['detail']}", err=True)
+    if len(refusals) > REFUSALS_SHOWN:
+        more = f"all are in {report}" if kept else "--report FILE keeps them all"
+        typer.echo(f"... and {len(refusals) - REFUSALS_SHOWN} more; {more}", err=True)
+    pruned = f", {result.pruned} pruned" if result.pruned else ""
+    typer.echo(
+        f"{result.created} created, {result.replaced} replaced, {result.unchanged} unchanged, {result.refused} refused{pruned}"
+        f" in {result.seconds:.1f} s ({result.images_per_s:.0f} images/s)"
+    )

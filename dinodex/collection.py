@@ -1,0 +1,249 @@
+"""One collection of a service: its points, searches, votes and clusters."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodex.answers import (
+    Classification,
+    Cluster,
+    ClusterHit,
+    CollectionStats,
+    Hit,
+    Job,
+    Page,
+    Point,
+    PutOutcome,
+)
+from dinodex.connection import Connection, ImageLike, encode_id, image_bytes, image_part
+from dinodex.errors import JobFailed
+
+Filter = Mapping[str, Any]
+Vector = Sequence[float] | NDArray[np.floating]
+
+PAGE = 1000  # points a request when all are listed: the service's limit
+JOB_WAIT_S = 30  # how long the request that starts a job waits for its end; then the job is asked after
+POLL_S = 0.2  # between two looks at a job
+
+
+class Collection:
+    """A handle on a collection; `client.collection(name)` makes one."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection, self.name = connection, name
+        self._path = f"/v1/collections/{encode_id(name)}"
+
+    def create(self, *, keep: Literal["none", "thumbnail", "image"] | None = None) -> CollectionStats:
+        """Create the collection, or find it; `keep` says what of the pictures is kept."""
+        return self._connection.ask("PUT", self._path, CollectionStats, json={"keep": keep} if keep else {})
+
+    def stats(self) -> CollectionStats:
+        """Return what the service says of the collection."""
+        return self._connection.ask("GET", self._path, CollectionStats)
+
+    def drop(self) -> None:
+        """Delete the collection and all its points."""
+        self._connection.send("DELETE", self._path)
+
+    def put(
+        self,
+        point_id: str,
+        *,
+        image: ImageLike | None = None,
+        vector: Vector | None = None,
+        label: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+        replace: bool = False,
+    ) -> PutOutcome:
+        """Store one point from an image or a ready vector; when this returns, it is on the service's disk.
+
+        Raises:
+            Conflict: the id is there with other content and `replace` is false.
+        """
+        point: dict[str, Any] = {"id": point_id, "label": label, "payload": payload}
+        point = {key: value for key, value in point.items() if value is not None}
+        if vector is not None:
+            outcomes = self.put_many([{**point, "vector": vector}], replace=replace)
+            return outcomes[0]
+        params = {"replace": str(replace).lower()}
+        params |= {"label": label} if label is not None else {}
+        params |= {"payload": json.dumps(payload)} if payload is not None else {}
+        part = image_part(_given(image))
+        return self._connection.ask("PUT", self._point(point_id), PutOutcome, params=params, **part)
+
+    def put_many(self, points: Sequence[Mapping[str, Any]], *, replace: bool = False) -> list[PutOutcome]:
+        """Store many points.
+
+        Args:
+            points: mappings with `id`, either `vector` or `image` in all of them, and optionally `label` and `payload`.
+            replace: let content that differs replace what is stored.
+
+        Returns:
+            One outcome a point, in order; images are refused one by one.
+
+        Raises:
+            RequestRefused: an invalid vector refuses all.
+        """
+        path = f"{self._path}/points"
+        if all("vector" in point for point in points):
+            body = {"points": [{**point, "vector": _floats(point["vector"])} for point in points], "replace": replace}
+            return self._connection.ask_list("PUT", path, PutOutcome, json=body)
+        described = [{key: value for key, value in point.items() if key != "image"} for point in points]
+        text = json.dumps({"points": described, "replace": replace})
+        files: list[tuple[str, Any]] = [("points", (None, text, "application/json"))]
+        files += [("files", (str(i), image_bytes(_given(point.get("image"))))) for i, point in enumerate(points)]
+        return self._connection.ask_list("PUT", path, PutOutcome, files=files)
+
+    def get(self, point_id: str, *, with_vector: bool = False) -> Point:
+        """Return one point."""
+        params = {"with_vector": str(with_vector).lower()}
+        return self._connection.ask("GET", self._point(point_id), Point, params=params)
+
+    def thumbnail(self, point_id: str) -> bytes:
+        """Return the kept picture of a point, as JPEG."""
+        return self._connection.send("GET", f"{self._point(point_id)}/thumbnail").content
+
+    def delete(self, ids: Sequence[str] | None = None, *, where: Filter | None = None) -> int:
+        """Delete points by their ids or by a filter; returns how many were there."""
+        body = {"filter": dict(where)} if where is not None else {"ids": list(ids or [])}
+        return int(self._connection.send("POST", f"{self._path}/points/delete", json=body).json()["deleted"])
+
+    def count(self, where: Filter | None = None) -> int:
+        """Count the points, all or those of a filter."""
+        body = _present(filter=where)
+        return int(self._connection.send("POST", f"{self._path}/points/count", json=body).json()["count"])
+
+    def scroll(self, where: Filter | None = None, *, with_vector: bool = False) -> Iterator[Point]:
+        """Yield every point in a stable order, a page a request."""
+        cursor: str | None = None
+        while True:
+            body = _present(limit=PAGE, cursor=cursor, filter=where, with_vector=with_vector)
+            page = self._connection.ask("POST", f"{self._path}/points/scroll", Page, json=body)
+            yield from page.result
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def query(
+        self,
+        *,
+        image: ImageLike | None = None,
+        vector: Vector | None = None,
+        id: str | None = None,  # noqa: A002 - the field's name in the API
+        limit: int = 10,
+        where: Filter | None = None,
+        score_threshold: float | None = None,
+        with_vector: bool = False,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Return the most similar points, best first, for an image, a vector or a stored point (which is left out)."""
+        options = _present(
+            limit=limit, filter=where, score_threshold=score_threshold, with_vector=with_vector, exact=exact
+        )
+        return self._connection.ask_list("POST", f"{self._path}/query", Hit, **_target(image, vector, id, options))
+
+    def classify(
+        self,
+        *,
+        image: ImageLike | None = None,
+        vector: Vector | None = None,
+        id: str | None = None,  # noqa: A002
+        k: int = 20,
+        temperature: float = 0.07,
+        reject_below: float | None = None,
+    ) -> Classification:
+        """Let the k nearest labelled points vote (DINO's vote: weight exp(cosine / temperature))."""
+        options = _present(k=k, temperature=temperature, reject_below=reject_below)
+        request = _target(image, vector, id, options)
+        return self._connection.ask("POST", f"{self._path}/classify", Classification, **request)
+
+    def cluster(self, k: int, *, seed: int = 0) -> str:
+        """Cluster the points by spherical k-means, wait for it, and return the clustering's id."""
+        body = {"method": "kmeans", "k": k, "seed": seed}
+        answer = self._connection.send("POST", f"{self._path}/clusterings", params={"wait_s": JOB_WAIT_S}, json=body)
+        found: dict[str, Any] = answer.json()
+        if answer.status_code == 202:
+            found = self._wait(found["job"])
+        return str(found["clustering"])
+
+    def clusterings(self) -> list[dict[str, Any]]:
+        """List the clusterings that were made."""
+        return list(self._connection.send("GET", f"{self._path}/clusterings").json()["result"])
+
+    def clusters(self, clustering: str) -> list[Cluster]:
+        """List the clusters of a clustering, with their sizes, representatives and labels."""
+        return self._connection.ask_list("GET", f"{self._clustering(clustering)}/clusters", Cluster)
+
+    def cluster_points(self, clustering: str, cluster: int, *, limit: int = 100) -> list[Point]:
+        """Return points of a cluster, the most typical first."""
+        path = f"{self._clustering(clustering)}/clusters/{cluster}/points"
+        return self._connection.ask("GET", path, Page, params={"limit": limit}).result
+
+    def name_cluster(self, clustering: str, cluster: int, name: str) -> None:
+        """Give a cluster a name."""
+        self._connection.send("PATCH", f"{self._clustering(clustering)}/clusters/{cluster}", json={"name": name})
+
+    def query_clusters(
+        self,
+        clustering: str,
+        *,
+        image: ImageLike | None = None,
+        vector: Vector | None = None,
+        id: str | None = None,  # noqa: A002
+        limit: int = 10,
+    ) -> list[ClusterHit]:
+        """Return the clusters nearest to an image, a vector or a stored point."""
+        request = _target(image, vector, id, {"limit": limit})
+        return self._connection.ask_list("POST", f"{self._clustering(clustering)}/query", ClusterHit, **request)
+
+    def _wait(self, job_id: str) -> dict[str, Any]:
+        while True:
+            job = self._connection.ask("GET", f"/v1/jobs/{encode_id(job_id)}", Job)
+            if job.state == "done":
+                return job.result or {}
+            if job.state in ("failed", "cancelled"):
+                reason = job.error.detail if job.error else "it was cancelled"
+                raise JobFailed(f"the job ended without a result: {reason}.", code=job.state)
+            time.sleep(POLL_S)
+
+    def _point(self, point_id: str) -> str:
+        return f"{self._path}/points/{encode_id(point_id)}"
+
+    def _clustering(self, clustering: str) -> str:
+        return f"{self._path}/clusterings/{encode_id(clustering)}"
+
+
+def _target(
+    image: ImageLike | None, vector: Vector | None, point_id: str | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a search request: a raw image with query parameters, or JSON."""
+    if (image is not None) + (vector is not None) + (point_id is not None) != 1:
+        raise ValueError("give exactly one of image, vector and id")
+    if image is not None:
+        params = {
+            key: json.dumps(value) if isinstance(value, (dict, bool)) else value for key, value in options.items()
+        }
+        return {"params": params, **image_part(image)}
+    chosen: dict[str, Any] = {"id": point_id} if point_id is not None else {"vector": _floats(vector)}
+    return {"json": {**chosen, **options}}
+
+
+def _present(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
+    return {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items() if value is not None
+    }
+
+
+def _floats(vector: object) -> list[float]:
+    return [float(value) for value in np.asarray(vector, dtype=np.float64).reshape(-1)]
+
+
+def _given(image: ImageLike | None) -> ImageLike:
+    if image is None:
+        raise ValueError("give an image or a vector")
+    return image

@@ -1,0 +1,139 @@
+"""One service over HTTP: requests out, typed answers or typed errors back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from dinodex.errors import (
+    AnswerInvalid,
+    ClientError,
+    Conflict,
+    NotAllowed,
+    NotFound,
+    RequestRefused,
+    ServiceUnreachable,
+    Unavailable,
+)
+
+ImageLike = bytes | str | os.PathLike[str]  # encoded bytes, or the path of a file on this side
+M = TypeVar("M", bound=BaseModel)
+
+_KINDS: dict[int, type[RequestRefused]] = {
+    401: NotAllowed,
+    403: NotAllowed,
+    404: NotFound,
+    409: Conflict,
+    429: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+    507: Unavailable,
+}
+
+
+class Connection:
+    """Connections to one service, safe to use from several threads."""
+
+    def __init__(
+        self, url: str, api_key: str | None, timeout_s: float, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            raise ServiceUnreachable(f"{url!r} is not an address; write it as http://127.0.0.1:8000.") from error
+
+    def ask(self, method: str, path: str, answer: type[M], **request: Any) -> M:  # noqa: ANN401 - httpx's own arguments
+        """Send a request and read its JSON answer as `answer`."""
+        return _read(answer, self._json(method, path, **request))
+
+    def ask_list(self, method: str, path: str, item: type[M], **request: Any) -> list[M]:  # noqa: ANN401
+        """Send a request and read the `result` of its JSON answer as a list of `item`."""
+        found = self._json(method, path, **request).get("result")
+        if not isinstance(found, list):
+            raise AnswerInvalid("the service's answer has no result; is it a dinodex service?")
+        return [_read(item, entry) for entry in found]
+
+    def send(self, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401
+        """Send a request.
+
+        Raises:
+            ServiceUnreachable: there is no answer.
+            RequestRefused: the answer is an error.
+        """
+        try:
+            answer = self._http.request(method, path, **request)
+        except httpx.TimeoutException as error:
+            raise ServiceUnreachable(f"{self._http.base_url} did not answer in time; is it overloaded?") from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise ServiceUnreachable(
+                f"{self._http.base_url} cannot be reached ({error}); is the service up?"
+            ) from error
+        if answer.is_error:
+            raise _refusal(answer)
+        return answer
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:  # noqa: ANN401
+        answer = self.send(method, path, **request)
+        try:
+            found = answer.json()
+        except ValueError as error:
+            raise AnswerInvalid("the service answered something other than JSON; is it a dinodex service?") from error
+        if not isinstance(found, dict):
+            raise AnswerInvalid("the service's answer is not an object; is it a dinodex service?")
+        return found
+
+
+def encode_id(point_id: str) -> str:
+    """Percent-encode an id or a name so that it is one segment of a path, dots at its start included."""
+    encoded = quote(point_id, safe="")
+    return encoded.replace(".", "%2E") if encoded.strip(".") == "" else encoded
+
+
+def image_part(image: ImageLike) -> dict[str, Any]:
+    """Return the arguments of a request whose body is one raw image."""
+    return {"content": image_bytes(image), "headers": {"Content-Type": "image/*"}}
+
+
+def image_bytes(image: ImageLike) -> bytes:
+    """Return the encoded bytes of an image, reading the file where a path is given."""
+    if isinstance(image, bytes):
+        return image
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise ClientError(f"cannot read {image}: {error.strerror}; check the path.") from error
+
+
+def _read(model: type[M], data: object) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise AnswerInvalid(f"the service's answer is not a {model.__name__}; is it a dinodex service?") from error
+
+
+def _refusal(answer: httpx.Response) -> RequestRefused:
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {}
+    kind = _KINDS.get(answer.status_code, RequestRefused)
+    return kind(
+        str(problem.get("detail") or problem.get("title") or f"the service answered with status {answer.status_code}."),
+        status=answer.status_code,
+        code=str(problem.get("code", "")),
+        errors=problem.get("errors") if isinstance(problem.get("errors"), list) else None,
+        retry_after_s=problem.get("retry_after_s"),
+        request_id=answer.headers.get("x-request-id"),
+    )

@@ -1,0 +1,226 @@
+"""The whole path on real images, in minutes on two CPU cores: train, export, index, serve, classify, search, cluster, report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backbone import Artifact, ImageList, ListedImage, Preprocess, knn_accuracy, list_images
+from backbone.durable import read_file
+from backbone.embedding import embed_files
+from backbone.errors import ImageRefused, OutputNotEmpty
+from dinodex.collection import Collection
+from dinodex.demo_data import DemoData, prepare
+from dinodex.demo_report import IMAGES_SHOWN, Picture, Row, read_curves, write_report
+from dinodex.demo_service import running_service
+from service.index_job import index_folder
+from service.settings import load_settings
+from service.sinks import open_local_sink
+from training.config import TrainingConfig
+from training.export import export
+from training.run import TrainingResult, initial_backbone, train
+
+MARK = ".dinodex-demo"  # says that a directory is the demo's own and may be replaced
+COLLECTION = "demo"
+TRAIN_S = 120.0  # what the demo spends on training
+SEARCHES, CLUSTERS = 6, 12  # shown in the report; clusters are also the k of a set without labels
+SEED = 0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Measured:
+    """The rows of the table that the demo prints."""
+
+    rows: list[tuple[str, str, str]] = field(default_factory=lambda: [("what", "kNN accuracy", "images/s")])
+
+    def add(self, what: str, accuracy: float | None = None, images_per_s: float | None = None) -> None:
+        """Add a row; what was not measured is a dash."""
+        shown_accuracy = "-" if accuracy is None else f"{accuracy:.1%}"
+        self.rows.append((what, shown_accuracy, "-" if images_per_s is None else f"{images_per_s:,.0f}"))
+
+
+def run_demo(data: str | None, out: Path, say: Say, train_s: float = TRAIN_S) -> Measured:
+    """Run every step and leave RUN, artifact, data directory and report.html in `out`; the service is stopped in the end.
+
+    Args:
+        data: a folder, `imagenette`, or None for what this machine has.
+        out: a directory that does not exist, is empty, or is an earlier demo's.
+        say: prints a line.
+        train_s: seconds of training.
+
+    Raises:
+        OutputNotEmpty: `out` holds something that no demo wrote.
+    """
+    _clear(out)
+    chosen = prepare(data, out / "images")
+    say(f"data: {chosen.why}")
+    measured = Measured()
+    result = _train(chosen, out, train_s, say)
+    measured.add("training", images_per_s=result.images_per_s)
+    artifact = export(result.run, out / "artifact")
+    say(f"exported {artifact.path}, fingerprint {artifact.fingerprint[:12]}")
+    bank, held_out = list_images(chosen.train), list_images(chosen.held_out)
+    _index(bank, out, measured, say)
+    with running_service(out / "artifact", out / "data") as client:
+        collection = client.collection(COLLECTION)
+        _classify(collection, held_out, measured, say)
+        searches = _search(collection, bank, held_out, say)
+        clusters = _cluster(collection, bank, say)
+    _compare(artifact, result, bank, held_out, measured, say)
+    curves = read_curves(result.run / "metrics.csv", [("loss", ""), ("knn", "accuracy on images held out of training")])
+    write_report(
+        out / "report.html", why=chosen.why, facts=measured.rows, curves=curves, searches=searches, clusters=clusters
+    )
+    say(f"report: {out / 'report.html'}")
+    return measured
+
+
+def _clear(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).exists():
+            raise OutputNotEmpty(f"{out} is not empty and not a demo's; name another directory with --out.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+
+
+def _train(chosen: DemoData, out: Path, train_s: float, say: Say) -> TrainingResult:
+    config = TrainingConfig.load(overrides=[*_training_keys(chosen), f"max_time_s={train_s}", f"seed={SEED}"])
+    say(f"training for {train_s:.0f} s ...")
+    return train(chosen.train, out / "run", config)
+
+
+def _training_keys(chosen: DemoData) -> list[str]:
+    """Return the keys that make two minutes on two cores worth while: a shallow network, large patches, two views, quick schedules."""
+    keys = ["recipe=dino", "depth=2", "local_views=0", "lr=3e-3", "weight_decay_end=0.04", "drop_path=0", "workers=0"]
+    if not chosen.small:
+        return [*keys, "backbone=vit_tiny_patch12", "image_size=96"]
+    keys += ["color_jitter=0", "grayscale=0", "solarize=0"]  # icons and digits: a changed tone is a changed picture
+    if chosen.mirrored:
+        return [
+            *keys,
+            "backbone=vit_tiny_patch7",
+            "image_size=28",
+            "global_scale=0.3,1",
+            "prototypes=2048",
+            "clip_norm=1",
+        ]
+    return [
+        *keys,
+        "backbone=vit_tiny_patch4",
+        "image_size=16",
+        "global_scale=0.6,1",
+        "horizontal_flip=0",
+        "batch_size=32",
+    ]
+
+
+def _index(bank: ImageList, out: Path, measured: Measured, say: Say) -> None:
+    with open_local_sink(load_settings(artifact=out / "artifact", data=out / "data"), COLLECTION) as sink:
+        indexed = index_folder(bank, sink, report=out / "refused.jsonl")
+    say(f"indexed {indexed.created:,} training images, {indexed.refused} refused, {indexed.images_per_s:,.0f} images/s")
+    measured.add("indexing", images_per_s=indexed.images_per_s)
+
+
+def _classify(collection: Collection, held_out: ImageList, measured: Measured, say: Say) -> None:
+    labelled = [image for image in held_out.images if image.label is not None]
+    if len(held_out.classes) < 2:
+        say("no class folders: nothing to classify")
+        return
+    start, right = time.perf_counter(), 0
+    for image in labelled:
+        right += collection.classify(image=image.path).label == image.label
+    rate = len(labelled) / (time.perf_counter() - start)
+    measured.add("trained backbone, through the service", right / len(labelled), rate)
+    say(
+        f"classified {len(labelled):,} held-out images over HTTP one by one: {right / len(labelled):.1%} right, {rate:,.0f} images/s"
+    )
+
+
+def _search(collection: Collection, bank: ImageList, held_out: ImageList, say: Say) -> list[Row]:
+    paths = {image.id: image.path for image in bank.images}
+    rows = []
+    step = max(len(held_out) // SEARCHES, 1)
+    for query in held_out.images[::step][:SEARCHES]:
+        hits = collection.query(image=query.path, limit=IMAGES_SHOWN)
+        kinds = ["" if query.label is None else "right" if hit.label == query.label else "wrong" for hit in hits]
+        neighbours = [
+            Picture(paths[hit.id], f"{hit.score:.3f} {hit.label or hit.id}", kind)
+            for hit, kind in zip(hits, kinds, strict=True)
+        ]
+        rows.append(Row(query.id, [Picture(query.path, query.label or "query", "query"), *neighbours]))
+    say(f"searched the neighbours of {len(rows)} held-out images")
+    return rows
+
+
+def _cluster(collection: Collection, bank: ImageList, say: Say) -> list[Row]:
+    paths = {image.id: image.path for image in bank.images}
+    clustering = collection.cluster(min(len(bank.classes) or CLUSTERS, len(bank)), seed=SEED)
+    clusters = sorted(collection.clusters(clustering), key=lambda cluster: -cluster.size)
+    rows = []
+    for cluster in clusters[:CLUSTERS]:
+        most = Counter(cluster.labels).most_common(2)
+        labels = ", ".join(f"{label} {count / cluster.size:.0%}" for label, count in most)
+        title = f"cluster {cluster.cluster}: {cluster.size} images{f' ({labels})' if labels else ''}"
+        rows.append(Row(title, [Picture(paths[point], point) for point in cluster.representatives[:IMAGES_SHOWN]]))
+    say(f"clustered {len(bank):,} images into {len(clusters)} groups")
+    return rows
+
+
+def _compare(
+    artifact: Artifact,
+    result: TrainingResult,
+    bank: ImageList,
+    held_out: ImageList,
+    measured: Measured,
+    say: Say,
+) -> None:
+    """Measure the same vote on the same images with what training should beat: an untrained twin, and the pixels themselves."""
+    if len(held_out.classes) < 2:
+        return
+    say("measuring the untrained backbone and the raw pixels ...")
+    untrained = initial_backbone(TrainingConfig.load(result.run / "config.toml"))
+    start = time.perf_counter()
+    accuracy = _accuracy(bank, held_out, lambda paths: embed_files(untrained, artifact.preprocess, paths))
+    rate = (len(bank) + len(held_out)) / (time.perf_counter() - start)
+    measured.add("the same backbone, untrained", accuracy, rate)
+    start = time.perf_counter()
+    accuracy = _accuracy(bank, held_out, lambda paths: _pixels(artifact.preprocess, paths))
+    rate = (len(bank) + len(held_out)) / (time.perf_counter() - start)
+    measured.add("raw pixels", accuracy, rate)
+
+
+Embed = Callable[[Sequence[Path]], tuple[NDArray[np.float32], list[int]]]
+
+
+def _accuracy(bank: ImageList, held_out: ImageList, embed: Embed) -> float:
+    number = {label: index for index, label in enumerate(bank.classes)}
+
+    def embedded(images: Sequence[ListedImage]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        labelled = [image for image in images if image.label in number]
+        vectors, positions = embed([image.path for image in labelled])
+        return vectors, np.array([number[labelled[position].label or ""] for position in positions])
+
+    return knn_accuracy(*embedded(bank.images), *embedded(held_out.images))
+
+
+def _pixels(preprocess: Preprocess, paths: Sequence[Path]) -> tuple[NDArray[np.float32], list[int]]:
+    """The prepared pixels themselves as unit vectors [n, 3 * H * W]: what a search without a network would compare."""
+    vectors, positions = [], []
+    for position, path in enumerate(paths):
+        try:
+            flat = preprocess(read_file(path)).reshape(-1)
+        except ImageRefused:
+            continue  # the index step has reported it
+        vectors.append(flat / max(float(np.linalg.norm(flat)), 1e-12))
+        positions.append(position)
+    return np.stack(vectors), positions

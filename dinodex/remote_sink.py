@@ -1,0 +1,57 @@
+"""The batch job's way into a collection behind HTTP; the service knows unchanged images by their bytes and embeds only the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from dinodex.answers import PutOutcome
+from dinodex.client import Client
+from dinodex.collection import Collection
+from dinodex.errors import NotFound, RequestRefused, Unavailable
+from service.ingest import Incoming, Placed
+from service.sinks import Known
+
+ATTEMPTS = 8  # with the doubling pause below about half a minute: a restart of the service, or a crowd that passes
+FIRST_PAUSE_S = 0.25
+
+
+class RemoteSink:
+    """A collection of a running service; made there where it is missing."""
+
+    def __init__(self, client: Client, collection: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._collection: Collection = client.collection(collection)
+        self._sleep = sleep
+        try:
+            self._collection.stats()
+        except NotFound:
+            self._collection.create()
+
+    def known(self) -> Mapping[str, Known]:
+        """Return nothing: a service does not tell where its images came from, so every file is sent and compared there."""
+        return {}
+
+    def put(self, items: Sequence[Incoming]) -> Sequence[Placed]:
+        """Send one chunk; come back later, some times, while the service says that it has no room."""
+        points = [
+            {"id": item.id, "image": item.image, **({"label": item.label} if isinstance(item.label, str) else {})}
+            for item in items
+        ]
+        pause_s = FIRST_PAUSE_S
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return [_placed(outcome) for outcome in self._collection.put_many(points, replace=True)]
+            except Unavailable as error:
+                self._sleep(max(pause_s, error.retry_after_s or 0.0))
+                pause_s *= 2
+        return [_placed(outcome) for outcome in self._collection.put_many(points, replace=True)]
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete points; return how many there were."""
+        return self._collection.delete(ids)
+
+
+def _placed(outcome: PutOutcome) -> Placed:
+    if outcome.error is None:
+        return Placed(outcome.id, outcome.status)
+    return Placed(outcome.id, error=RequestRefused(outcome.error.detail, code=outcome.error.code))

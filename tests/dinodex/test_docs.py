@@ -1,0 +1,40 @@
+"""Documents that tables can be wrong in are compared with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from service.app import create_app
+from service.settings import load_settings
+from service.settings_page import page
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_configuration_page_is_the_one_that_the_settings_make() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == page()
+
+
+def test_every_setting_gives_the_reason_of_its_default() -> None:
+    rows = [line for line in page().splitlines() if line.startswith("| `DINODEX_")]
+    assert len(rows) > 15
+    assert all("Default: " in row for row in rows)
+
+
+def test_the_api_page_names_every_route_and_no_other(tmp_path: Path) -> None:
+    app = create_app(load_settings(artifact=tmp_path, data=tmp_path, allow_anonymous=True))
+    served = {f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods}
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = set()
+    for methods, path in re.findall(r"`((?:GET|PUT|POST|PATCH|DELETE)[A-Z`, ]*) (/[^`?]+)`", text):
+        named |= {f"{method} {path}" for method in re.findall(r"[A-Z]+", methods)}
+    assert named == served
+
+
+def test_every_error_code_of_the_command_line_is_documented() -> None:
+    from dinodex import exits
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for code in (exits.USAGE, exits.BAD_DATA, exits.IO, exits.LOCKED, exits.CONFIG, exits.TERMINATED):
+        assert re.search(rf"\b{code}\b", text)

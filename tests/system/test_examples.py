@@ -1,0 +1,152 @@
+"""Documents that can be wrong are run: the examples of every `--help`, and the commands and the Python of the README."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from pictures import encoded, picture
+
+README = Path(__file__).parents[2] / "README.md"
+# In an order in which each finds what it needs; `serve` stays up for those after it.
+BEFORE_SERVE = [["train"], ["export"], ["index"], ["demo"]]
+WHILE_SERVED = [
+    ["search"],
+    ["classify"],
+    ["cluster"],
+    ["collections", "show"],
+    ["collections", "delete"],
+    ["collections", "create"],
+    ["collections", "list"],
+]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory as the examples assume it: `photos/` with class folders, `query.jpg`."""
+    root = tmp_path_factory.mktemp("examples")
+    for number in range(24):
+        path = root / "photos" / f"class-{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(64, 48, seed=number), "JPEG"))
+    (root / "query.jpg").write_bytes(encoded(picture(64, 48, seed=3), "JPEG"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """The tests' own `dinodex` first on the path, a free port, no settings of whoever runs this."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DINODEX_")}
+    folder = str(Path(sys.executable).parent)
+    return {
+        **clean,
+        "PATH": f"{folder}:{clean['PATH']}",
+        "OMP_NUM_THREADS": "2",
+        "DINODEX_PORT": port,
+        "DINODEX_URL": f"http://127.0.0.1:{port}",
+    }
+
+
+def run(command: str, folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def served(command: str, folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Run an example of `serve` as it stands, until the block ends."""
+    assigned = dict(re.findall(r"(DINODEX_\w+)=(\S+)", command))
+    words = [word for word in shlex.split(command) if "=" not in word]
+    process = subprocess.Popen(
+        words, cwd=folder, env={**environment, **assigned}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if httpx.get(f"{environment['DINODEX_URL']}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        else:
+            pytest.fail(f"{command} did not come up")
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(40) == 0
+
+
+def help_example(command: list[str]) -> str:
+    shown = subprocess.run(
+        [sys.executable, "-m", "dinodex", *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "300", "TERMINAL_WIDTH": "300"},
+    )
+    example = re.search(r"Example: (.+?)\n\s*\n", shown.stdout, re.DOTALL)
+    assert example is not None, shown.stdout
+    return " ".join(example[1].split())
+
+
+def test_the_example_of_every_help_text_runs(workplace: Path, environment: dict[str, str]) -> None:
+    for command in BEFORE_SERVE:
+        run(help_example(command), workplace, environment)
+    serve = help_example(["serve"])
+    key = re.search(r"DINODEX_API_KEY=(\S+)", serve)
+    assert key is not None
+    with served(serve, workplace, environment):
+        for command in WHILE_SERVED:
+            run(help_example(command), workplace, {**environment, "DINODEX_API_KEY": key[1]})
+
+
+def readme_blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readme_s_commands_run_one_after_the_other(
+    workplace: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "photos").symlink_to(workplace / "photos")
+    (tmp_path / "query.jpg").write_bytes((workplace / "query.jpg").read_bytes())
+    blocks = readme_blocks("bash")
+    serving = next(number for number, block in enumerate(blocks) if "dinodex serve" in block)
+    for block in blocks[:serving]:
+        run(block, tmp_path, environment)
+    with served(blocks[serving], tmp_path, environment):
+        for block in blocks[serving + 1 :]:
+            run(block, tmp_path, environment)
+        for block in readme_blocks("python"):
+            script = block.replace("http://127.0.0.1:8000", environment["DINODEX_URL"])
+            printed = run(f"python - <<'END'\n{script}\nEND", tmp_path, environment)
+            assert len(printed.splitlines()) == 5
+
+
+def test_every_file_and_folder_that_the_readme_names_is_there() -> None:
+    root = README.parent
+    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
+    assert links
+    missing = [link for link in links if not (root / link).exists()]
+    assert missing == []

@@ -1,0 +1,1 @@
+"""Self-supervised training: DINO and DINOv2, from a folder of images to an artifact."""

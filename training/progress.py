@@ -1,0 +1,68 @@
+"""What a person sees of a run: a bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 15.0  # in a log file: often enough to see that it lives, and 240 lines an hour
+_SHOWN = (("loss", ".3f"), ("dino", ".3f"), ("ibot", ".3f"), ("koleo", ".3f"), ("images_per_s", ".0f"), ("knn", ".1%"))
+
+
+class Reporter:
+    """Shows progress and single lines on the console."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        # Standard error: standard output is for results that another program reads.
+        self._console = console or Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        self._last_line = -LINE_EVERY_S
+        self._values: dict[str, float] = {}
+
+    def say(self, line: str) -> None:
+        """Print one line, above the bar where there is one."""
+        self._console.print(line, soft_wrap=True, markup=False)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("training"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, TextColumn("{task.fields[values]}"), console=self._console)
+            self._bar.start()
+            self._bar.add_task("training", total=1.0, values="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def show(self, progress: float, step: int, values: Mapping[str, float | int | None]) -> None:
+        """Show how far the run is, 0 to 1, and its newest values; those not given keep their last."""
+        self._values.update({key: float(value) for key, value in values.items() if value is not None})
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=progress, values=self._text())
+        elif (now := time.monotonic()) - self._last_line >= LINE_EVERY_S or progress >= 1.0:
+            self._last_line = now
+            self.say(f"step {step} ({progress:.0%}): {self._text()}")
+
+    def _text(self) -> str:
+        shown = [(key, form) for key, form in _SHOWN if key in self._values]
+        zero = [key for key in ("ibot", "koleo") if self._values.get(key) == 0.0]
+        return "  ".join(f"{_label(key)} {self._values[key]:{form}}" for key, form in shown if key not in zero)
+
+
+def _label(key: str) -> str:
+    return {"images_per_s": "images/s"}.get(key, key)

@@ -1,0 +1,39 @@
+"""Sums and maxima over all processes of a run; without a process group they are the local values.
+
+Every function is a collective: all ranks call it, in the same order, whether or not they have anything to add.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number, counted from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_sum(value: Tensor) -> Tensor:
+    """Return the sum over all ranks; the argument is left as it is."""
+    return _reduced(value, dist.ReduceOp.SUM)
+
+
+def all_max(value: Tensor) -> Tensor:
+    """Return the maximum over all ranks; the argument is left as it is."""
+    return _reduced(value, dist.ReduceOp.MAX)
+
+
+@torch.no_grad()
+def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    if world_size() == 1:
+        return value
+    result = value.detach().clone()
+    dist.all_reduce(result, operation)
+    return result
