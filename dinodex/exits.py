@@ -19,9 +19,9 @@ _TABLE: tuple[tuple[type[Exception], int], ...] = (
     (backbone.OutputNotEmpty, IO),
     (backbone.DirectoryLocked, LOCKED),
     (backbone.NotInstalled, CONFIG),
-    (backbone.ArchitectureInvalid, USAGE),
+    (backbone.ArchitectureInvalid, CONFIG),
     (backbone.BackboneError, BAD_DATA),
-    (training.ConfigInvalid, USAGE),
+    (training.ConfigInvalid, CONFIG),
     (training.TrainingError, BAD_DATA),
     (service.SettingsInvalid, CONFIG),
     (service.CannotStart, IO),  # the port is in use

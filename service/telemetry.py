@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO, cast
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -105,6 +107,21 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
     )
 
 
+class _StandardError(io.TextIOBase):
+    """Standard error as it is at each write; where it is gone, a log line is lost and not the request that wrote it."""
+
+    def write(self, text: str) -> int:
+        """Write; a closed or broken standard error takes nothing."""
+        with suppress(ValueError, OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(ValueError, OSError):
+            sys.stderr.flush()
+
+
 def configure_logging(level: str) -> None:
     """Write every log line of this process, the web server's too, as one JSON object to standard error."""
     shared: list[structlog.typing.Processor] = [
@@ -117,10 +134,10 @@ def configure_logging(level: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _StandardError())),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_StandardError())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -100,15 +100,15 @@ def test_an_unknown_option_and_an_unknown_command_are_usage_errors(run: Run, tmp
 
 def test_an_unknown_training_key_is_answered_with_the_nearest(run: Run, photos: Path, tmp_path: Path) -> None:
     code, _, err = run("train", photos, "--out", tmp_path / "run", "batch_sise=4")
-    assert code == 2
+    assert code == 78
     assert is_one_sentence(err)
     assert "batch_size" in err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_backbone_that_does_not_exist_is_a_usage_error(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_a_backbone_that_does_not_exist_is_a_configuration_error(run: Run, photos: Path, tmp_path: Path) -> None:
     code, _, err = run("train", photos, "--out", tmp_path / "run", "batch_size=2", "--backbone", "vit_huge_patch14")
-    assert (code, is_one_sentence(err)) == (2, True)
+    assert (code, is_one_sentence(err)) == (78, True)
 
 
 def test_images_that_are_not_there(run: Run, tmp_path: Path, tiny_artifact: Artifact) -> None:

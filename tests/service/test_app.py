@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import structlog
 
 from backbone.errors import ArtifactInvalid, DirectoryLocked, PathMissing
 from service.app import create_app
 from service.errors import PortInUse, SettingsInvalid
 from service.serve import _listen, serve
+from service.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -242,3 +245,16 @@ def test_starting_and_stopping_leaves_nothing_open(make_settings: Callable[..., 
     files, threads = held()
     assert files <= before[0] + 2
     assert threads <= before[1] + 2
+
+
+def test_a_closed_standard_error_costs_log_lines_and_no_request(
+    make_client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = io.StringIO()
+    gone.close()
+    monkeypatch.setattr(sys, "stderr", gone)
+    configure_logging("info")
+    try:
+        assert make_client().get("/v1/model").status_code == 200
+    finally:
+        structlog.reset_defaults()
