@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from dinodex.answers import CollectionStats, Model
 from dinodex.collection import Collection
-from dinodex.connection import Connection, ImageLike, image_bytes
-from dinodex.errors import AnswerInvalid, ServiceUnreachable, Unavailable
+from dinodex.connection import Connection, ImageLike, image_bytes, in_chunks
+from dinodex.errors import AnswerInvalid, RequestRefused, ServiceUnreachable, Unavailable
 
 TIMEOUT_S = 60.0  # a batch of large photographs on a small CPU; the service refuses earlier by its own deadline
 POLL_S = 0.1  # between two looks at /readyz
@@ -53,7 +53,7 @@ class Client:
         return self._connection.ask("GET", "/v1/model", Model)
 
     def embed(self, images: ImageLike | Sequence[ImageLike], *, output: str | None = None) -> NDArray[np.float32]:
-        """Embed images, all or nothing.
+        """Embed images, all or nothing; many go in several requests.
 
         Args:
             images: encoded bytes or paths, one or many.
@@ -66,17 +66,17 @@ class Client:
             RequestRefused: an image was refused; `errors` says which and why.
         """
         many = [images] if isinstance(images, (bytes, str, os.PathLike)) else list(images)
-        files = [("files", (f"{i}", image_bytes(image))) for i, image in enumerate(many)]
-        params = {"output": output} if output else {}
-        answer = self._connection.send(
-            "POST", "/v1/embed", params=params, files=files, headers={"Accept": "application/x-npy;dtype=float32"}
-        )
-        try:
-            return np.load(io.BytesIO(answer.content), allow_pickle=False)
-        except ValueError as error:
-            raise AnswerInvalid(
-                "the service answered something other than vectors; is it a dinodex service?"
-            ) from error
+        if not many:
+            raise ValueError("give at least one image")
+        parts = []
+        for start, chunk in in_chunks(many):
+            try:
+                parts.append(self._embed(chunk, output))
+            except RequestRefused as refusal:
+                for item in refusal.errors:  # counted from the first image of this call, not of the request
+                    item["index"] = start + int(item.get("index", 0))
+                raise
+        return np.concatenate(parts)
 
     def collections(self) -> list[CollectionStats]:
         """List the collections."""
@@ -102,6 +102,19 @@ class Client:
                 time.sleep(POLL_S)
             else:
                 return
+
+    def _embed(self, images: Sequence[ImageLike], output: str | None) -> NDArray[np.float32]:
+        """Embed the images of one request."""
+        files = [("files", (f"{i}", image_bytes(image))) for i, image in enumerate(images)]
+        params = {"output": output} if output else {}
+        answer = self._connection.send(
+            "POST", "/v1/embed", params=params, files=files, headers={"Accept": "application/x-npy;dtype=float32"}
+        )
+        try:
+            return np.load(io.BytesIO(answer.content), allow_pickle=False)
+        except ValueError as error:
+            message = "the service answered something other than vectors; is it a dinodex service?"
+            raise AnswerInvalid(message) from error
 
     def close(self) -> None:
         """Close the connections."""

@@ -21,7 +21,7 @@ from dinodex.answers import (
     Point,
     PutOutcome,
 )
-from dinodex.connection import Connection, ImageLike, encode_id, image_bytes, image_part
+from dinodex.connection import Connection, ImageLike, encode_id, image_bytes, image_part, in_chunks
 from dinodex.errors import JobFailed
 
 Filter = Mapping[str, Any]
@@ -78,7 +78,7 @@ class Collection:
         return self._connection.ask("PUT", self._point(point_id), PutOutcome, params=params, **part)
 
     def put_many(self, points: Sequence[Mapping[str, Any]], *, replace: bool = False) -> list[PutOutcome]:
-        """Store many points.
+        """Store many points; images go in several requests where they are many.
 
         Args:
             points: mappings with `id`, either `vector` or `image` in all of them, and optionally `label` and `payload`.
@@ -94,11 +94,14 @@ class Collection:
         if all("vector" in point for point in points):
             body = {"points": [{**point, "vector": _floats(point["vector"])} for point in points], "replace": replace}
             return self._connection.ask_list("PUT", path, PutOutcome, json=body)
-        described = [{key: value for key, value in point.items() if key != "image"} for point in points]
-        text = json.dumps({"points": described, "replace": replace})
-        files: list[tuple[str, Any]] = [("points", (None, text, "application/json"))]
-        files += [("files", (str(i), image_bytes(_given(point.get("image"))))) for i, point in enumerate(points)]
-        return self._connection.ask_list("PUT", path, PutOutcome, files=files)
+        outcomes = []
+        for _, chunk in in_chunks(points):
+            described = [{key: value for key, value in point.items() if key != "image"} for point in chunk]
+            text = json.dumps({"points": described, "replace": replace})
+            files: list[tuple[str, Any]] = [("points", (None, text, "application/json"))]
+            files += [("files", (str(i), image_bytes(_given(point.get("image"))))) for i, point in enumerate(chunk)]
+            outcomes += self._connection.ask_list("PUT", path, PutOutcome, files=files)
+        return outcomes
 
     def get(self, point_id: str, *, with_vector: bool = False) -> Point:
         """Return one point."""

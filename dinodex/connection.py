@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -23,6 +24,9 @@ from dinodex.errors import (
 
 ImageLike = bytes | str | os.PathLike[str]  # encoded bytes, or the path of a file on this side
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+CHUNK_IMAGES = 16  # images a request: below the service's 64, and 64 MiB hold 16 large photographs
 
 _KINDS: dict[int, type[RequestRefused]] = {
     401: NotAllowed,
@@ -102,6 +106,12 @@ def encode_id(point_id: str) -> str:
 def image_part(image: ImageLike) -> dict[str, Any]:
     """Return the arguments of a request whose body is one raw image."""
     return {"content": image_bytes(image), "headers": {"Content-Type": "image/*"}}
+
+
+def in_chunks(items: Sequence[T], size: int = CHUNK_IMAGES) -> Iterator[tuple[int, Sequence[T]]]:
+    """Cut a list into the parts that one request carries, each with the position of its first item."""
+    for start in range(0, len(items), size):
+        yield start, items[start : start + size]
 
 
 def image_bytes(image: ImageLike) -> bytes:

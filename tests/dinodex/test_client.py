@@ -58,6 +58,23 @@ def test_a_refused_image_says_which_and_why(client: Client, png: Png) -> None:
     assert refusal.value.errors[0]["index"] == 1
 
 
+def test_more_images_than_a_request_takes_go_in_several(client: Client, png: Png) -> None:
+    images = [png(seed=i) for i in range(70)]
+    vectors = client.embed(images)
+    assert vectors.shape == (70, 32)
+    np.testing.assert_allclose(vectors[[0, 16, 69]], client.embed([images[0], images[16], images[69]]), atol=1e-6)
+    with pytest.raises(RequestRefused) as refusal:
+        client.embed([*images[:40], b"\x89PNG\r\n\x1a\n torn"])
+    assert [item["index"] for item in refusal.value.errors] == [40]
+    photos = client.collection("photos")
+    photos.create()
+    outcomes = photos.put_many([{"id": str(i), "image": image} for i, image in enumerate(images)])
+    assert [outcome.id for outcome in outcomes] == [str(i) for i in range(70)]
+    assert photos.count() == 70
+    with pytest.raises(ValueError, match="at least one"):
+        client.embed([])
+
+
 @pytest.mark.parametrize("point_id", ["a.png", "a/b.png", "a/thumbnail", "../x", "scroll", "..", "ü ?#%2F", "c:\\d"])
 def test_any_id_makes_the_way_through_a_url_and_back(client: Client, png: Png, point_id: str) -> None:
     photos = client.collection("photos")
