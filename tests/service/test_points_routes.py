@@ -389,3 +389,9 @@ def test_what_was_answered_is_there_after_a_restart(
     before = first.get("/v1/collections/c/points/p", params={"with_vector": True}).json()
     first.__exit__(None, None, None)
     assert make_client().get("/v1/collections/c/points/p", params={"with_vector": True}).json() == before
+
+
+def test_a_put_with_no_body_and_no_headers_about_one_makes_a_collection(client: TestClient) -> None:
+    request = client.build_request("PUT", "/v1/collections/bare")
+    request.headers.pop("content-length", None)  # as curl sends it
+    assert client.send(request).status_code == 201
