@@ -19,10 +19,10 @@ from backbone import Artifact, Preprocess, build, list_images, named
 from backbone.artifact_writer import write_artifact
 from backbone.durable import read_file
 from service.index_job import index_folder
+from service.local_sink import open_local_sink
 from service.models import load_model
 from service.runtime import choose_runtime
 from service.settings import Settings, load_settings
-from service.sinks import open_local_sink
 
 IMAGE_SIZE, BATCH = 224, 32
 

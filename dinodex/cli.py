@@ -11,8 +11,8 @@ from dinodex.exits import CONFIG, EXPECTED, exit_code
 
 # Modules that only a part of the commands needs: the extra that brings them.
 _EXTRAS = {
-    "torch": "torch",
-    "torchvision": "torch",
+    "torch": "train",
+    "torchvision": "train",
     "lightning": "train",
     "fastapi": "serve",
     "starlette": "serve",

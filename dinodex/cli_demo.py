@@ -30,7 +30,13 @@ def demo(
     from rich.console import Console
     from rich.table import Table
 
-    from dinodex.demo import run_demo
+    try:
+        from dinodex.demo import run_demo
+    except ModuleNotFoundError as error:
+        from backbone.errors import NotInstalled
+
+        message = f"the demo runs every part of dinodex, and {error.name} is missing; run: pip install 'dinodex[all]'."
+        raise NotInstalled(message) from error
 
     measured = run_demo(data, out, say=typer.echo, train_s=train_s)
     table = Table(*measured.rows[0])

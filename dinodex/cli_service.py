@@ -14,7 +14,8 @@ import typer
 from dinodex.exits import BAD_DATA, TERMINATED
 
 if TYPE_CHECKING:
-    from service.index_job import IndexResult, Progress, Sink
+    from service.index_job import IndexResult, Progress
+    from service.sinks import Sink
 
 REFUSALS_SHOWN = 20  # a screenful; --report keeps them all
 
@@ -105,8 +106,8 @@ def _open_sink(
         with connect(url, api_key) as client:
             yield RemoteSink(client, collection)
     else:
+        from service.local_sink import open_local_sink
         from service.settings import load_settings
-        from service.sinks import open_local_sink
 
         with open_local_sink(load_settings(artifact=artifact, data=data), collection, formats=formats) as sink:
             yield sink

@@ -23,12 +23,10 @@ from backbone.decode import DecodeLimits
 from backbone.errors import ImageRefused, TooManyBytes
 from backbone.listing import ImageList, ListedImage
 from service.errors import Invalid
+from service.incoming import Incoming, Placed, image_hash
 from service.index_report import Refusals
-from service.ingest import Incoming, Placed, image_hash
 from service.points import Source, check_id, check_label, check_source
-from service.sinks import Known, LocalSink, Sink, open_local_sink
-
-__all__ = ["IndexResult", "Known", "LocalSink", "Sink", "index_folder", "open_local_sink", "stopping_on_sigterm"]
+from service.sinks import Known, Sink
 
 CHUNK_IMAGES = 32  # one full forward pass
 CHUNK_BYTES = 32 * 2**20  # so that a chunk of large photographs is no larger in memory than a request may be

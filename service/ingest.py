@@ -5,52 +5,16 @@ The same way in for the routes and for the batch job.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from service.embedder import Answer, Embedded
 from service.errors import DuplicateId, PointConflict
+from service.incoming import Incoming, Placed
 from service.library import Collection
-from service.points import UNSET, NewPoint, PutStatus, Source, Stored, Unset, check_id, unit_rows
+from service.points import NewPoint, Stored, check_id, unit_rows
 
 Embed = Callable[[Sequence[bytes]], Sequence[Answer]]  # with thumbnails where the collection keeps them
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """A point on its way in: with `image` (encoded bytes) or `vector` [D], and the sha256 of that content."""
-
-    id: str
-    content_hash: bytes
-    image: bytes | None = None
-    vector: NDArray[np.float32] | None = None
-    label: str | Unset | None = UNSET
-    payload: Mapping[str, Any] | Unset | None = UNSET
-    source: Source | None = None
-
-
-@dataclass(frozen=True)
-class Placed:
-    """What became of one incoming point: exactly one of `status` and `error` is set."""
-
-    id: str
-    status: PutStatus | None = None
-    error: Exception | None = None
-
-
-def image_hash(data: bytes) -> bytes:
-    """Return the content hash of an image: sha256 of its encoded bytes."""
-    return hashlib.sha256(data).digest()
-
-
-def vector_hash(vector: NDArray[np.float32]) -> bytes:
-    """Return the content hash of a ready vector: sha256 of its float32 values, little-endian, as they were given."""
-    return hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).digest()
 
 
 def ingest(collection: Collection, items: Sequence[Incoming], embed: Embed, replacing: bool) -> list[Placed]:

@@ -22,12 +22,12 @@ import time
 from pathlib import Path
 from typing import Self
 
+from backbone.cores import usable_cores
 from backbone.durable import DirectoryLock, lock_directory
 from service.collection import Collection
 from service.database import Database
 from service.errors import CollectionConflict, CollectionMissing, FingerprintMismatch
 from service.jobs import Jobs
-from service.openmp import usable_cores
 from service.points import Keep, check_collection_name
 from service.purge import start_purge
 from service.records import read_vectors

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backbone.artifact import Artifact, load_artifact
+from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
 from service.embedder import Embedder
 from service.errors import FingerprintMismatch
@@ -86,7 +86,7 @@ def load_model(settings: Settings, limits: DecodeLimits | None = None) -> Loaded
         BackboneError: the artifact is missing, damaged, or no runtime computes what it was written with.
     """
     artifact = load_artifact(settings.artifact)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     choice = choose_runtime(artifact, settings.runtime, settings.threads or cores)
     embedder = Embedder(
         artifact,

@@ -8,11 +8,11 @@ the size of the pictures is scaled down here, and says so.
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from backbone.architecture import Architecture
+from backbone.cores import usable_cores
 from training.config import TrainingConfig
 from training.errors import ConfigInvalid
 
@@ -151,11 +151,7 @@ def _sizes(image_size: int, architecture: Architecture, smallest_global: float) 
 
 
 def _workers() -> tuple[int, str]:
-    cores = _usable_cores()
+    cores = usable_cores()
     if cores <= 2:
         return 0, "two cores are busy with the training itself"
     return min(cores - 1, 12), "all cores but one, up to the 12 that ten views of an image keep busy"
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,7 +13,7 @@ from service.answers import CountAnswer, DeletedAnswer, PointAnswer, PutItem, Sc
 from service.bodies import IMAGE, check_count, json_only, kind_of, parse_object, read_image
 from service.errors import PointMissing
 from service.filters import parse_filter
-from service.ingest import Incoming, image_hash
+from service.incoming import Incoming, image_hash
 from service.openapi import body, problems
 from service.points import UNSET, Point
 from service.routes.putting import put_all

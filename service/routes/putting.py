@@ -26,7 +26,8 @@ from service.bodies import (
 )
 from service.embedder import Answer
 from service.errors import FingerprintMismatch, Invalid, MalformedRequest
-from service.ingest import Incoming, Placed, image_hash, ingest, vector_hash
+from service.incoming import Incoming, Placed, image_hash, vector_hash
+from service.ingest import ingest
 from service.library import Collection
 from service.openapi import body, file, files, problems, reference
 from service.points import UNSET

@@ -25,6 +25,7 @@ def run_without(modules: tuple[str, ...], script: str) -> subprocess.CompletedPr
         (TORCH + WEB, "from dinodex import Client; Client('http://127.0.0.1:1')"),
         ((*TORCH, *WEB, "typer", "rich", "PIL", "safetensors"), "from dinodex import Client"),
         (TORCH + WEB, "import dinodex.cli"),
+        (TORCH + WEB, "import service.index_job, dinodex.remote_sink"),
     ],
 )
 def test_it_imports_without(absent: tuple[str, ...], script: str) -> None:
@@ -44,7 +45,8 @@ def test_the_client_loads_no_heavy_module() -> None:
     ("absent", "command", "extra"),
     [
         (WEB, ["serve", "--artifact", "a", "--data", "d"], "dinodex[serve]"),
-        (TORCH, ["train", "x", "--out", "y"], "dinodex[torch]"),
+        (TORCH, ["train", "x", "--out", "y"], "dinodex[train]"),
+        (TORCH, ["demo"], "dinodex[all]"),
     ],
 )
 def test_a_command_whose_extra_is_missing_says_which(absent: tuple[str, ...], command: list[str], extra: str) -> None:

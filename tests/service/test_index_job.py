@@ -15,8 +15,10 @@ from backbone.errors import DirectoryLocked, StorageFailed
 from backbone.listing import list_images
 from service import index_job
 from service.errors import FingerprintMismatch, InvalidVector, Saturated
-from service.index_job import IndexResult, Known, LocalSink, index_folder, open_local_sink, stopping_on_sigterm
-from service.ingest import Incoming, Placed
+from service.incoming import Incoming, Placed
+from service.index_job import IndexResult, index_folder, stopping_on_sigterm
+from service.local_sink import LocalSink, open_local_sink
+from service.sinks import Known
 
 if TYPE_CHECKING:
     from backbone import Artifact

@@ -27,8 +27,8 @@ from dinodex import Client
 from dinodex.demo_service import running_service
 from dinodex.errors import ClientError
 from service.index_job import index_folder
+from service.local_sink import open_local_sink
 from service.settings import load_settings
-from service.sinks import open_local_sink
 from training.config import TrainingConfig
 from training.export import export
 from training.probe import Probe, Split
