@@ -22,7 +22,7 @@ from dinodex.answers import (
     PutOutcome,
 )
 from dinodex.connection import Connection, ImageLike, encode_id, image_bytes, image_part, in_chunks
-from dinodex.errors import JobFailed
+from dinodex.errors import ClientError, JobFailed
 
 Filter = Mapping[str, Any]
 Vector = Sequence[float] | NDArray[np.floating]
@@ -243,7 +243,12 @@ def _present(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
 
 
 def _floats(vector: object) -> list[float]:
-    return [float(value) for value in np.asarray(vector, dtype=np.float64).reshape(-1)]
+    values = np.asarray(vector, dtype=np.float64).reshape(-1)
+    if not np.isfinite(values).all():
+        raise ClientError(
+            "the vector holds a number that is not finite; JSON cannot carry it, and no collection takes it."
+        )
+    return [float(value) for value in values]
 
 
 def _given(image: ImageLike | None) -> ImageLike:

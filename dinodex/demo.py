@@ -20,6 +20,7 @@ from dinodex.collection import Collection
 from dinodex.demo_data import DemoData, prepare
 from dinodex.demo_report import IMAGES_SHOWN, Picture, Row, read_curves, write_report
 from dinodex.demo_service import running_service
+from dinodex.errors import RequestRefused
 from service.index_job import index_folder
 from service.local_sink import open_local_sink
 from service.settings import load_settings
@@ -73,8 +74,8 @@ def run_demo(data: str | None, out: Path, say: Say, train_s: float = TRAIN_S) ->
     with running_service(out / "artifact", out / "data") as client:
         collection = client.collection(COLLECTION)
         _classify(collection, held_out, measured, say)
-        searches = _search(collection, bank, held_out, say)
-        clusters = _cluster(collection, bank, say)
+        searches = _search(collection, bank, held_out, measured, say)
+        clusters = _cluster(collection, bank, measured, say)
     _compare(artifact, result, bank, held_out, measured, say)
     curves = read_curves(result.run / "metrics.csv", [("loss", ""), ("knn", "accuracy on images held out of training")])
     write_report(
@@ -132,35 +133,48 @@ def _classify(collection: Collection, held_out: ImageList, measured: Measured, s
     if len(held_out.classes) < 2:
         say("no class folders: nothing to classify")
         return
-    start, right = time.perf_counter(), 0
+    start, right, refused = time.perf_counter(), 0, 0
     for image in labelled:
-        right += collection.classify(image=image.path).label == image.label
+        try:
+            right += collection.classify(image=image.path).label == image.label
+        except RequestRefused:
+            refused += 1
     rate = len(labelled) / (time.perf_counter() - start)
-    measured.add("trained backbone, through the service", right / len(labelled), rate)
-    say(
-        f"classified {len(labelled):,} held-out images over HTTP one by one: {right / len(labelled):.1%} right, {rate:,.0f} images/s"
-    )
+    accuracy = right / max(len(labelled) - refused, 1)
+    measured.add("trained backbone, through the service", accuracy, rate)
+    counted = f"{len(labelled) - refused:,} held-out images{f', {refused} refused' if refused else ''}"
+    say(f"classified {counted}, over HTTP one by one: {accuracy:.1%} right, {rate:,.0f} images/s")
 
 
-def _search(collection: Collection, bank: ImageList, held_out: ImageList, say: Say) -> list[Row]:
+def _search(collection: Collection, bank: ImageList, held_out: ImageList, measured: Measured, say: Say) -> list[Row]:
     paths = {image.id: image.path for image in bank.images}
-    rows = []
-    step = max(len(held_out) // SEARCHES, 1)
-    for query in held_out.images[::step][:SEARCHES]:
-        hits = collection.query(image=query.path, limit=IMAGES_SHOWN)
-        kinds = ["" if query.label is None else "right" if hit.label == query.label else "wrong" for hit in hits]
+    rows: list[Row] = []
+    start = time.perf_counter()
+    for query in held_out.images[:: max(len(held_out) // SEARCHES, 1)]:
+        try:
+            hits = collection.query(image=query.path, limit=IMAGES_SHOWN)
+        except RequestRefused:
+            continue  # a damaged file, or a format that the service does not take from strangers
         neighbours = [
-            Picture(paths[hit.id], f"{hit.score:.3f} {hit.label or hit.id}", kind)
-            for hit, kind in zip(hits, kinds, strict=True)
+            Picture(paths[hit.id], f"{hit.score:.3f} {hit.label or hit.id}", _kind(query, hit.label)) for hit in hits
         ]
         rows.append(Row(query.id, [Picture(query.path, query.label or "query", "query"), *neighbours]))
+    measured.add("searching", images_per_s=len(rows) / (time.perf_counter() - start))
     say(f"searched the neighbours of {len(rows)} held-out images")
-    return rows
+    return rows[:SEARCHES]
 
 
-def _cluster(collection: Collection, bank: ImageList, say: Say) -> list[Row]:
+def _kind(query: ListedImage, label: str | None) -> str:
+    if query.label is None:
+        return ""
+    return "right" if label == query.label else "wrong"
+
+
+def _cluster(collection: Collection, bank: ImageList, measured: Measured, say: Say) -> list[Row]:
     paths = {image.id: image.path for image in bank.images}
+    start = time.perf_counter()
     clustering = collection.cluster(min(len(bank.classes) or CLUSTERS, len(bank)), seed=SEED)
+    measured.add("clustering", images_per_s=len(bank) / (time.perf_counter() - start))
     clusters = sorted(collection.clusters(clustering), key=lambda cluster: -cluster.size)
     rows = []
     for cluster in clusters[:CLUSTERS]:

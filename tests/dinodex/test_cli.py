@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import encoded, picture
+from pictures import encoded, picture, png_of
 from PIL import Image
 
 from backbone import Artifact, named
@@ -150,16 +150,18 @@ def test_indexing_reports_each_refusal_and_takes_the_rest(
     (photos / "cats" / "zero.png").write_bytes(b"")
     (photos / "cats" / "torn.png").write_bytes(encoded(picture())[:70])
     (photos / "dogs" / "text.jpg").write_text("not an image")
+    (photos / "dogs" / "bomb.png").write_bytes(png_of(13_000, 13_000))
     report = tmp_path / "refused.jsonl"
     code, out, err = index("--report", report)
     assert code == 0
-    assert out.startswith("4 created, 0 replaced, 0 unchanged, 3 refused")
+    assert out.startswith("4 created, 0 replaced, 0 unchanged, 4 refused")
     assert "refused cats/torn.png" in err
     codes = {entry["id"]: entry["code"] for entry in map(json.loads, report.read_text().splitlines())}
     assert codes == {
         "cats/zero.png": "empty_body",
         "cats/torn.png": "image_corrupt",
         "dogs/text.jpg": "unsupported_image_type",
+        "dogs/bomb.png": "too_many_pixels",
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from pictures import encoded, picture
+from pictures import encoded, picture, png_of
 
 from dinodex import Client
 from dinodex.connection import encode_id
@@ -73,6 +73,38 @@ def test_more_images_than_a_request_takes_go_in_several(client: Client, png: Png
     assert photos.count() == 70
     with pytest.raises(ValueError, match="at least one"):
         client.embed([])
+
+
+@pytest.mark.parametrize(
+    ("bad", "status", "code"),
+    [
+        (b"", 400, "empty_body"),
+        (b"not an image", 415, "unsupported_image_type"),
+        (b"\x89PNG\r\n\x1a\n torn", 422, "image_corrupt"),
+        (png_of(13_000, 13_000), 422, "too_many_pixels"),
+        (png_of(1, 200), 422, "too_small"),
+    ],
+)
+def test_a_bad_image_is_refused_by_its_reason_and_the_next_good_one_is_taken(
+    client: Client, png: Png, bad: bytes, status: int, code: str
+) -> None:
+    photos = client.collection("photos")
+    photos.create()
+    with pytest.raises(RequestRefused) as refusal:
+        photos.put("a", image=bad)
+    assert (refusal.value.status, refusal.value.code) == (status, code)
+    assert photos.count() == 0
+    assert photos.put("a", image=png()).status == "created"
+
+
+@pytest.mark.parametrize("vector", [[1.0] * 31, [float("nan")] * 32, [float("inf")] * 32, [0.0] * 32])
+def test_a_bad_vector_refuses_the_whole_request(client: Client, vector: list[float]) -> None:
+    photos = client.collection("photos")
+    photos.create()
+    with pytest.raises(ClientError):
+        photos.put_many([{"id": "good", "vector": [1.0] * 32}, {"id": "bad", "vector": vector}])
+    assert photos.count() == 0
+    assert photos.put("good", vector=[1.0] * 32).status == "created"
 
 
 @pytest.mark.parametrize("point_id", ["a.png", "a/b.png", "a/thumbnail", "../x", "scroll", "..", "ü ?#%2F", "c:\\d"])

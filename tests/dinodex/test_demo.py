@@ -104,6 +104,7 @@ def test_a_directory_that_is_no_demo_s_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_demo_runs_on_a_small_folder_and_may_run_again(photos: Path, tmp_path: Path) -> None:
+    (photos / "class-0" / "31.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")  # wherever the split puts it
     out, said = tmp_path / "out", []
     for _ in range(2):
         measured = run_demo(str(photos), out, said.append, train_s=1.0)
@@ -112,11 +113,17 @@ def test_the_demo_runs_on_a_small_folder_and_may_run_again(photos: Path, tmp_pat
         "training",
         "indexing",
         "trained backbone, through the service",
+        "searching",
+        "clustering",
         "the same backbone, untrained",
         "raw pixels",
     ]
-    for _, accuracy, _ in measured.rows[3:]:
-        assert re.fullmatch(r"\d+\.\d%", accuracy)
+    accuracies = [
+        row[1] for row in measured.rows if row[0] not in ("what", "training", "indexing", "searching", "clustering")
+    ]
+    assert len(accuracies) == 3
+    assert all(re.fullmatch(r"\d+\.\d%", accuracy) for accuracy in accuracies)
+    assert all(re.fullmatch(r"[\d,]+", row[2]) for row in measured.rows[1:])
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") >= 6 * 10
     assert "cluster 0" in page
