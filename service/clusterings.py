@@ -45,13 +45,13 @@ class Clusterings:
         It can be listed once it is whole; one that was interrupted is cleared away when the library opens.
         """
         if method != "kmeans":
-            raise Invalid(f"There is no clustering method {method!r}; use kmeans.")
+            raise Invalid(f"there is no clustering method {method!r}; use kmeans.")
         if k < 1 or not 0 <= seed < 2**31:
-            raise Invalid("A clustering needs at least one cluster, and a seed from 0 to 2147483647.")
+            raise Invalid("a clustering needs at least one cluster, and a seed from 0 to 2147483647.")
         with self._search.moment() as now:
             rows = now.view.rows()
             if not len(rows):
-                raise CollectionEmpty("The collection has no points to group; put some first.")
+                raise CollectionEmpty("the collection has no points to group; put some first.")
             labels = self._records.labels_by_row(now.connection)
         vectors = now.view.vectors(rows)
         partition = spherical_kmeans(vectors, k, seed, lambda share: progress(0.8 * share), now.view.threads)
@@ -159,7 +159,7 @@ class Clusterings:
             (number, self._records.collection),
         ).fetchone()
         if found is None:
-            raise ClusteringMissing("The collection has no clustering with this id; list them, or make one.")
+            raise ClusteringMissing("the collection has no clustering with this id; list them, or make one.")
         return number
 
     @staticmethod
@@ -201,7 +201,7 @@ def _cluster_rows(
 
 def _check_cluster(connection: sqlite3.Connection, number: int, cluster: int) -> None:
     if not (0 <= cluster < 2**63) or not _cluster_rows(connection, number, cluster):
-        raise ClusterMissing("The clustering has no cluster with this number; list its clusters.")
+        raise ClusterMissing("the clustering has no cluster with this number; list its clusters.")
 
 
 def _nearest_ids(connection: sqlite3.Connection, number: int, cluster: int) -> tuple[str, ...]:

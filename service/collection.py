@@ -88,7 +88,7 @@ class Collection:
         seen: set[str] = set()
         for point in points:
             if check_id(point.id) in seen:
-                raise DuplicateId(f"The id {point.id!r} stands twice in the request; send each id once.")
+                raise DuplicateId(f"the id {point.id!r} stands twice in the request; send each id once.")
             seen.add(point.id)
         given = [i for i, point in enumerate(points) if point.vector is not None]
         vectors = unit_rows([point.vector for point in points if point.vector is not None], self.dimension, given)
@@ -127,7 +127,7 @@ class Collection:
         """Delete the points with these ids, or those that a filter selects; return how many there were."""
         self._alive()
         if (ids is None) == (filter is None):
-            raise FilterInvalid("Say which points to delete: either ids or a filter.")
+            raise FilterInvalid("say which points to delete: either ids or a filter.")
         condition: Condition = Ids(tuple(ids or ())) if filter is None else filter
         none, no_vectors = np.empty(0, np.int64), np.empty((0, self.dimension), np.float32)
         removed = self._database.write(
@@ -239,7 +239,7 @@ class Collection:
         options = SearchOptions(Filter(must=(LABELLED, filter) if filter else (LABELLED,)), with_payload=False)
         hits = self._search.nearest(unit_rows(vectors, self.dimension), k, options)
         if not all(hits):
-            raise CollectionEmpty("No labelled point is there to vote; put points with labels first.")
+            raise CollectionEmpty("no labelled point is there to vote; put points with labels first.")
         return classify(hits, temperature, reject_below)
 
     def cluster(self, method: str, k: int, seed: int, progress: Callable[[float], None]) -> str:
@@ -279,7 +279,7 @@ class Collection:
 
     def _alive(self) -> None:
         if self.dropped:
-            raise CollectionMissing(f"The collection {self.name} has been deleted.")
+            raise CollectionMissing(f"the collection {self.name} has been deleted.")
 
 
 def _checked_label(label: str | Unset | None) -> str | Unset | None:

@@ -40,5 +40,5 @@ def read_cursor(cursor: str, listing: str, parse: Callable[[object], T]) -> T:
     except (ValueError, TypeError, RecursionError, ServiceError):
         named = None
     if named is None:
-        raise CursorInvalid("The cursor is not one that was given out; start the listing without a cursor.")
-    raise CursorInvalid("The cursor belongs to another listing; start this one without a cursor.")
+        raise CursorInvalid("the cursor is not one that was given out; start the listing without a cursor.")
+    raise CursorInvalid("the cursor belongs to another listing; start this one without a cursor.")

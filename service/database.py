@@ -92,7 +92,7 @@ class Database:
         write = _Write(work, then)
         with self._door:
             if self._closing:
-                raise StorageFailed("The library is closed.")
+                raise StorageFailed("the library is closed.")
             self._queue.put(write)
         return write.future
 
@@ -219,9 +219,9 @@ class Database:
     def _refusal(self, error: Exception) -> ServiceError:
         code = getattr(error, "sqlite_errorcode", 0)
         if code in _FULL:
-            return StorageFull("The disk is full and nothing was stored; free some space and send it again.")
+            return StorageFull("the disk is full and nothing was stored; free some space and send it again.")
         if code & 0xFF == sqlite3.SQLITE_BUSY:
-            return StorageFailed("Another program holds the library's database; close it and send this again.")
+            return StorageFailed("another program holds the library's database; close it and send this again.")
         self._failure = f"Writing failed ({error!r}); only reads are answered until the service restarts."
         return StorageFailed(self._failure)
 
@@ -254,5 +254,5 @@ def _opening_error(path: Path, error: sqlite3.Error | OSError) -> ServiceError:
             f"{path} is not a readable library ({error}); restore a backup or name another directory."
         )
     if code in _FULL:
-        return StorageFull(f"The disk that holds {path} is full; free some space.")
+        return StorageFull(f"the disk that holds {path} is full; free some space.")
     return StorageFailed(f"{path} cannot be opened ({error}); check the directory and its permissions.")

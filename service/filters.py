@@ -84,7 +84,7 @@ class _Parser:
 
     def filter(self, value: object, depth: int) -> Filter:
         if depth == 0:
-            raise FilterInvalid(f"The filter is nested deeper than {MAX_DEPTH} levels.")
+            raise FilterInvalid(f"the filter is nested deeper than {MAX_DEPTH} levels.")
         fields = _object(value, "filter", optional=("must", "should", "must_not"))
         parts = {name: tuple(self._condition(c, depth) for c in _list(fields[name], name)) for name in fields}
         return Filter(**parts)
@@ -92,9 +92,9 @@ class _Parser:
     def _condition(self, value: object, depth: int) -> Condition:
         self._conditions += 1
         if self._conditions > MAX_CONDITIONS:
-            raise FilterInvalid(f"The filter has more than {MAX_CONDITIONS} conditions.")
+            raise FilterInvalid(f"the filter has more than {MAX_CONDITIONS} conditions.")
         if not isinstance(value, Mapping):
-            raise FilterInvalid("A condition must be a JSON object.")
+            raise FilterInvalid("a condition must be a JSON object.")
         if "match" in value:
             fields = _object(value, "condition", required=("key", "match"))
             return Match(_text(fields["key"], "key"), _alternatives(fields["match"]))
@@ -109,7 +109,7 @@ class _Parser:
         if value.keys() & {"must", "should", "must_not"}:
             return self.filter(value, depth - 1)
         raise FilterInvalid(
-            "A condition has `match` or `range` with `key`, or `exists`, or `ids`; this one has neither."
+            "a condition has `match` or `range` with `key`, or `exists`, or `ids`; this one has neither."
         )
 
 
@@ -119,7 +119,7 @@ _SIGNS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 def _bounds(value: object) -> tuple[tuple[str, int | float], ...]:
     fields = _object(value, "range", optional=tuple(_SIGNS))
     if not fields:
-        raise FilterInvalid("A range needs at least one of gt, gte, lt, lte.")
+        raise FilterInvalid("a range needs at least one of gt, gte, lt, lte.")
     return tuple((_SIGNS[name], _number(bound)) for name, bound in fields.items())
 
 
@@ -133,15 +133,15 @@ def _object(
     value: object, what: str, required: tuple[str, ...] = (), optional: tuple[str, ...] = ()
 ) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise FilterInvalid(f"The {what} must be a JSON object.")
+        raise FilterInvalid(f"the {what} must be a JSON object.")
     for name in value:
         if name not in required and name not in optional:
             raise FilterInvalid(
-                f"The {what} has an unknown field {str(name)[:64]!r}; known are {[*required, *optional]}."
+                f"the {what} has an unknown field {str(name)[:64]!r}; known are {[*required, *optional]}."
             )
     for name in required:
         if name not in value:
-            raise FilterInvalid(f"The {what} lacks the field {name!r}.")
+            raise FilterInvalid(f"the {what} lacks the field {name!r}.")
     return value
 
 
@@ -165,15 +165,15 @@ def _text(value: object, what: str) -> str:
 
 def _number(value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FilterInvalid("The bounds of a range must be numbers.")
+        raise FilterInvalid("the bounds of a range must be numbers.")
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise FilterInvalid("A number in a filter must be finite.")
+            raise FilterInvalid("a number in a filter must be finite.")
         return value
     try:  # SQLite's integers have 64 bits; beyond, it reads the payload's numbers as floats too
         return value if -(2**63) <= value < 2**63 else float(value)
     except OverflowError:
-        raise FilterInvalid("A number in a filter must be within the range of a double.") from None
+        raise FilterInvalid("a number in a filter must be within the range of a double.") from None
 
 
 def _scalar(value: object) -> Scalar:
@@ -183,7 +183,7 @@ def _scalar(value: object) -> Scalar:
         return _text(value, "value")
     if isinstance(value, int | float):
         return _number(value)
-    raise FilterInvalid("A value to match must be a string, a number or a boolean; for null use must_not exists.")
+    raise FilterInvalid("a value to match must be a string, a number or a boolean; for null use must_not exists.")
 
 
 def compile_filter(condition: Condition) -> SQL:

@@ -73,7 +73,7 @@ class Jobs:
         entry = _Entry(Job(uuid.uuid4().hex, kind, "queued"), work)
         with self._lock:
             if self._stopping:
-                raise StorageFailed("The library is closed.")
+                raise StorageFailed("the library is closed.")
             self._entries[entry.job.id] = entry
         try:
             self._keep(entry.job)
@@ -144,7 +144,7 @@ class Jobs:
     def _do(self, entry: _Entry) -> None:
         def progress(share: float) -> None:
             if entry.cancelled.is_set():
-                raise JobCancelled("The job was cancelled.")
+                raise JobCancelled("the job was cancelled.")
             entry.job = replace(entry.job, progress=max(entry.job.progress, min(share, 1.0)))
 
         try:
@@ -201,7 +201,7 @@ def _read(connection: sqlite3.Connection, id_: str) -> Job:
         "SELECT job, kind, state, progress, result, error, created_at FROM jobs WHERE job = ?", (id_,)
     ).fetchone()
     if found is None:
-        raise JobMissing("No job has this id; jobs that ended long ago are forgotten.")
+        raise JobMissing("no job has this id; jobs that ended long ago are forgotten.")
     job, kind, state, progress, result, error, created_at = found
     return Job(
         job,

@@ -93,7 +93,7 @@ class Library:
         """Return a collection. Raises CollectionMissing."""
         found = self._collections.get(name)
         if found is None:
-            raise CollectionMissing(f"There is no collection {name[:128]!r}; create it first, or check the name.")
+            raise CollectionMissing(f"there is no collection {name[:128]!r}; create it first, or check the name.")
         return found
 
     def create(self, name: str, fingerprint: str, dimension: int, keep: Keep | None = None) -> tuple[Collection, bool]:
@@ -133,7 +133,7 @@ class Library:
 
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute("DELETE FROM collections WHERE name = ?", (name,)).rowcount == 0:
-                raise CollectionMissing(f"There is no collection {name[:128]!r}.")
+                raise CollectionMissing(f"there is no collection {name[:128]!r}.")
 
         def follow(_: None) -> None:
             self._collections.pop(name).dropped = True
@@ -156,13 +156,13 @@ def _check_same(found: _Row, fingerprint: str, dimension: int, keep: Keep | None
     _, name, its_fingerprint, its_dimension, its_keep = found
     if its_fingerprint != fingerprint:
         raise FingerprintMismatch(
-            f"The collection {name} holds vectors of the model {its_fingerprint}, not of {fingerprint};"
+            f"the collection {name} holds vectors of the model {its_fingerprint}, not of {fingerprint};"
             " use that model, or another collection."
         )
     if its_dimension != dimension:
-        raise CollectionConflict(f"The collection {name} has {its_dimension} dimensions, not {dimension}.")
+        raise CollectionConflict(f"the collection {name} has {its_dimension} dimensions, not {dimension}.")
     if keep is not None and its_keep != keep:
-        raise CollectionConflict(f"The collection {name} keeps {its_keep!r} of its pictures, not {keep!r}.")
+        raise CollectionConflict(f"the collection {name} keeps {its_keep!r} of its pictures, not {keep!r}.")
 
 
 def _clear_unfinished(connection: sqlite3.Connection) -> None:

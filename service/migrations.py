@@ -93,10 +93,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     application = int(connection.execute("PRAGMA application_id").fetchone()[0])
     empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
     if application != APPLICATION_ID and not empty:
-        raise LibraryInvalid("The data directory holds a database of another program; name another directory.")
+        raise LibraryInvalid("the data directory holds a database of another program; name another directory.")
     if version > len(MIGRATIONS):
         raise LibraryInvalid(
-            f"The library has schema {version} and this dinodex knows up to {len(MIGRATIONS)}; use a newer dinodex."
+            f"the library has schema {version} and this dinodex knows up to {len(MIGRATIONS)}; use a newer dinodex."
         )
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")

@@ -21,37 +21,37 @@ def encode_payload(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise InvalidPayload("The payload must be a JSON object.")
+        raise InvalidPayload("the payload must be a JSON object.")
     _check_json(value, MAX_PAYLOAD_DEPTH)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict)
         size = len(text.encode())
     except (ValueError, TypeError) as error:  # a lone surrogate, or an integer of more digits than Python prints
-        raise InvalidPayload(f"The payload cannot be written as JSON: {error}.") from None
+        raise InvalidPayload(f"the payload cannot be written as JSON: {error}.") from None
     if size > MAX_PAYLOAD_BYTES:
-        raise InvalidPayload(f"The payload has {size} bytes as JSON; {MAX_PAYLOAD_BYTES} are allowed.")
+        raise InvalidPayload(f"the payload has {size} bytes as JSON; {MAX_PAYLOAD_BYTES} are allowed.")
     return text
 
 
 def _check_json(value: object, depth: int) -> None:
     if depth < 0:
-        raise InvalidPayload(f"The payload is nested deeper than {MAX_PAYLOAD_DEPTH} levels.")
+        raise InvalidPayload(f"the payload is nested deeper than {MAX_PAYLOAD_DEPTH} levels.")
     match value:
         case Mapping():
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise InvalidPayload("The keys of a payload must be strings.")
+                    raise InvalidPayload("the keys of a payload must be strings.")
                 _check_json(key, depth)
                 _check_json(item, depth - 1)
         case str():
             if "\0" in value:
-                raise InvalidPayload("The payload contains the character U+0000, which cannot be kept; leave it out.")
+                raise InvalidPayload("the payload contains the character U+0000, which cannot be kept; leave it out.")
         case list() | tuple():
             for item in value:
                 _check_json(item, depth - 1)
         case float() if not math.isfinite(value):
-            raise InvalidPayload("The payload contains NaN or Inf, which JSON does not have.")
+            raise InvalidPayload("the payload contains NaN or Inf, which JSON does not have.")
         case None | bool() | int() | float():
             pass
         case _:
-            raise InvalidPayload(f"The payload contains a {type(value).__name__}, which JSON does not have.")
+            raise InvalidPayload(f"the payload contains a {type(value).__name__}, which JSON does not have.")

@@ -197,14 +197,14 @@ def check_source(value: Source | None) -> Source | None:
         return None
     _text(value.path, MAX_SOURCE_CHARS, "source path", InvalidSource)
     if not (0 <= value.size < 2**63 and -(2**63) <= value.mtime_ns < 2**63):
-        raise InvalidSource("The source's size and modification time must fit 64 bits.")
+        raise InvalidSource("the source's size and modification time must fit 64 bits.")
     return value
 
 
 def check_collection_name(value: object) -> str:
     """Return a collection name: 1 to 128 letters, digits, `_`, `.`, `-`, a letter or digit first. Raises InvalidName."""
     if not isinstance(value, str) or not _COLLECTION_NAME.fullmatch(value):
-        raise InvalidName("A collection name is 1 to 128 of A-Z a-z 0-9 _ . - and starts with a letter or digit.")
+        raise InvalidName("a collection name is 1 to 128 of A-Z a-z 0-9 _ . - and starts with a letter or digit.")
     return value
 
 
@@ -238,7 +238,7 @@ def unit_rows(
     for what, bad in (("holds NaN or Inf", ~np.isfinite(largest)), ("is zero and has no direction", largest == 0)):
         if bad.any():
             index = indices[int(np.flatnonzero(bad)[0])]
-            raise InvalidVector(f"Vector {index} {what}; send finite numbers that are not all zero.")
+            raise InvalidVector(f"vector {index} {what}; send finite numbers that are not all zero.")
     stacked /= largest  # so that squares neither overflow nor vanish
     stacked /= np.linalg.norm(stacked, axis=1, keepdims=True)
     return stacked.astype(np.float32)
@@ -250,10 +250,10 @@ def _numbers(vector: npt.ArrayLike, index: int, dimension: int) -> npt.NDArray[n
     except ValueError:  # a ragged list
         numbers = np.asarray("ragged")
     if numbers.dtype.kind not in "fiu":  # text, objects, booleans, complex numbers; integers beyond 64 bits are objects
-        raise InvalidVector(f"Vector {index} is not a list of numbers.")
+        raise InvalidVector(f"vector {index} is not a list of numbers.")
     if numbers.shape != (dimension,):
         raise DimensionMismatch(
-            f"Vector {index} has shape {list(numbers.shape)}; this collection's vectors have {dimension} numbers."
+            f"vector {index} has shape {list(numbers.shape)}; this collection's vectors have {dimension} numbers."
         )
     return numbers.astype(np.float64)
 

@@ -46,7 +46,7 @@ class Readers:
         except sqlite3.Error as error:
             if not is_disk_error(error):
                 raise
-            raise StorageFailed(f"The library could not be read ({error}); check the disk.") from error
+            raise StorageFailed(f"the library could not be read ({error}); check the disk.") from error
         finally:
             if connection is not None:
                 self._give_back(connection)
@@ -61,7 +61,7 @@ class Readers:
     def _take(self) -> sqlite3.Connection:
         with self._lock:
             if self._closed:
-                raise StorageFailed("The library is closed.")
+                raise StorageFailed("the library is closed.")
             if self._idle:
                 return self._idle.pop()
         connection = connect(self._path)

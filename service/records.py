@@ -61,7 +61,7 @@ class Records:
         """Raise CollectionMissing if the collection has been dropped."""
         found = connection.execute("SELECT 1 FROM collections WHERE collection = ?", (self.collection,)).fetchone()
         if found is None:
-            raise CollectionMissing("The collection has been deleted.")
+            raise CollectionMissing("the collection has been deleted.")
 
     def put(self, connection: sqlite3.Connection, records: Sequence[Record], replace: bool) -> Change:
         """Store records, each new, unchanged, replaced or in conflict with what is there."""
@@ -77,7 +77,7 @@ class Records:
                 outcomes.append(Outcome(record.id, "unchanged"))
             elif record.vector is None:
                 outcomes.append(
-                    Outcome(record.id, error=PointConflict("The stored content has changed; send it again."))
+                    Outcome(record.id, error=PointConflict("the stored content has changed; send it again."))
                 )
             elif row is None or replace:
                 status: PutStatus = "created" if row is None else "replaced"
@@ -87,7 +87,7 @@ class Records:
                     removed.append(row)
                 new.append(record)
             else:
-                conflict = PointConflict("The id exists with other content; use another id, or replace=true.")
+                conflict = PointConflict("the id exists with other content; use another id, or replace=true.")
                 outcomes.append(Outcome(record.id, error=conflict))
         gone = np.array(sorted(removed), np.int64)
         delete_rows(connection, gone)
@@ -180,7 +180,7 @@ class Records:
             "SELECT row, id, label, payload FROM points WHERE collection = ? AND id = ?", (self.collection, id_)
         ).fetchone()
         if found is None:
-            raise PointMissing("No point has this id; check the id, or put it first.")
+            raise PointMissing("no point has this id; check the id, or put it first.")
         return _stored_point(found)
 
     def by_rows(self, connection: sqlite3.Connection, rows: Rows) -> dict[int, StoredPoint]:
@@ -273,7 +273,7 @@ def read_vectors(connection: sqlite3.Connection, batch: int = 4096) -> Iterator[
         by_collection: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
         for collection, dimension, row, blob, crc in block:
             if len(blob) != 4 * dimension or zlib.crc32(blob) != crc:
-                raise LibraryInvalid(f"The vector of row {row} is damaged; restore a backup.")
+                raise LibraryInvalid(f"the vector of row {row} is damaged; restore a backup.")
             by_collection.setdefault((collection, dimension), []).append((row, blob))
         for (collection, dimension), pairs in by_collection.items():
             vectors = np.frombuffer(b"".join(blob for _, blob in pairs), "<f4").reshape(-1, dimension)

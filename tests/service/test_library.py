@@ -200,7 +200,7 @@ def test_one_invalid_point_refuses_the_whole_put(collection: Collection, bad: Ne
 
 def test_an_invalid_vector_is_named_by_its_place_in_the_request(collection: Collection) -> None:
     believed = NewPoint("a", b"x", None)
-    with pytest.raises(InvalidVector, match="Vector 2 "):
+    with pytest.raises(InvalidVector, match="vector 2 "):
         collection.put([believed, new("b", np.ones(D)), new("c", np.zeros(D))])
 
 

@@ -114,12 +114,12 @@ def test_a_vector_of_any_length_becomes_a_unit_vector(scale: float) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_vector_that_is_not_finite_is_refused_by_its_index(number: float) -> None:
-    with pytest.raises(InvalidVector, match="Vector 1 "):
+    with pytest.raises(InvalidVector, match="vector 1 "):
         unit_rows([[1.0, 0.0], [number, 1.0]], 2)
 
 
 def test_a_zero_vector_is_refused_by_its_index_in_the_request() -> None:
-    with pytest.raises(InvalidVector, match="Vector 7 "):
+    with pytest.raises(InvalidVector, match="vector 7 "):
         unit_rows([[1.0, 0.0], [0.0, 0.0]], 2, [3, 7])
 
 
