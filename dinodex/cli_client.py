@@ -40,7 +40,7 @@ def connect(url: str | None, api_key: str | None) -> Client:
     """Return a client with the address and key given, or those of the environment.
 
     Raises:
-        ClientError: the file that DINODEX_API_KEY_FILE names cannot be read.
+        FileUnreadable: the file that DINODEX_API_KEY_FILE names cannot be read.
     """
     from dinodex import Client
 
@@ -53,9 +53,9 @@ def _key_of_environment() -> str | None:
     try:
         return Path(file).read_text(encoding="utf-8").strip()
     except OSError as error:
-        from dinodex.errors import ClientError
+        from dinodex.errors import FileUnreadable
 
-        raise ClientError(f"cannot read {file}: {error.strerror}; check DINODEX_API_KEY_FILE.") from error
+        raise FileUnreadable(f"cannot read {file}: {error.strerror}; check DINODEX_API_KEY_FILE.") from error
 
 
 def search(

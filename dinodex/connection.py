@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from dinodex.errors import (
     AnswerInvalid,
-    ClientError,
     Conflict,
+    FileUnreadable,
     NotAllowed,
     NotFound,
     RequestRefused,
@@ -121,7 +121,7 @@ def image_bytes(image: ImageLike) -> bytes:
     try:
         return Path(image).read_bytes()
     except OSError as error:
-        raise ClientError(f"cannot read {image}: {error.strerror}; check the path.") from error
+        raise FileUnreadable(f"cannot read {image}: {error.strerror}; check the path.") from error
 
 
 def _read(model: type[M], data: object) -> M:

@@ -1,6 +1,7 @@
 """What the client can raise, as one tree.
 
 ClientError
+├── FileUnreadable         an image or a key file on this side cannot be read
 ├── ServiceUnreachable     no answer: wrong address, service down, or too slow
 ├── AnswerInvalid          an answer that is not dinodex's
 └── RequestRefused         the service answered with an error; `status`, `code`, `errors` and `retry_after_s` say which
@@ -18,6 +19,10 @@ from typing import Any
 
 class ClientError(Exception):
     """The root of the client's errors."""
+
+
+class FileUnreadable(ClientError):
+    """An image or a key file on this side cannot be read."""
 
 
 class ServiceUnreachable(ClientError):

@@ -27,6 +27,7 @@ _TABLE: tuple[tuple[type[Exception], int], ...] = (
     (service.CannotStart, IO),  # the port is in use
     (service.Storage, IO),
     (service.ServiceError, BAD_DATA),
+    (client.FileUnreadable, IO),
     (client.ServiceUnreachable, IO),
     (client.Unavailable, IO),
     (client.NotAllowed, CONFIG),

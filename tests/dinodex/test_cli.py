@@ -267,6 +267,17 @@ def test_no_service_is_an_input_output_error(run: Run, photos: Path) -> None:
     assert (code, is_one_sentence(err)) == (74, True)
 
 
+def test_a_query_image_or_a_key_file_that_is_not_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = run("search", tmp_path / "none.png", "--collection", "c")
+    assert (code, is_one_sentence(err)) == (74, True)
+    monkeypatch.setenv("DINODEX_API_KEY_FILE", str(tmp_path / "none"))
+    code, _, err = run("collections", "list")
+    assert (code, is_one_sentence(err)) == (74, True)
+    assert "DINODEX_API_KEY_FILE" in err
+
+
 def test_the_command_is_quick_to_say_what_it_can(tmp_path: Path) -> None:
     script = (
         "import sys; sys.argv = ['dinodex', '--help']\nfrom dinodex.cli import main\n"
