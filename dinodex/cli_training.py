@@ -39,6 +39,7 @@ def train(
     Example: dinodex train photos/ --out runs/first --backbone vit_tiny_patch16 image_size=64 max_epochs=5
     """
     from training.config import TrainingConfig
+    from training.ranks import is_first_process
     from training.run import train as run
 
     options = {
@@ -51,6 +52,8 @@ def train(
     }
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
     result = run(data, out, TrainingConfig.load(config, [*given, *(overrides or [])]))
+    if not is_first_process():
+        return
     if result.interrupted:
         typer.echo(f"stopped at step {result.steps}; its checkpoint is in {result.run / 'checkpoints'}")
         raise typer.Exit(TERMINATED)

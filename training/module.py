@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -187,13 +187,3 @@ class TrainingModule(LightningModule):
                 f"the loss or its gradient was not finite in {MAX_SKIPPED} steps in a row, up to step {self.step} (seed "
                 f"{self.config.seed}); take a lower lr, or precision=32."
             )
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """Move the views, not the list of refusals."""
-        assert isinstance(batch, Batch)
-        local_views = batch.local_views
-        return Batch(
-            batch.global_views.to(device, non_blocking=True),
-            None if local_views is None else local_views.to(device, non_blocking=True),
-            batch.refusals,
-        )

@@ -5,6 +5,8 @@ Every function is a collective: all ranks call it, in the same order, whether or
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,6 +20,16 @@ def world_size() -> int:
 def rank() -> int:
     """Return this process's number, counted from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_first_process() -> bool:
+    """Say whether this is the process that writes and speaks, also before a process group exists.
+
+    torchrun, SLURM and Lightning's own launcher number their processes in the environment; a lone process has no number.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return rank() == 0
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def all_sum(value: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader
+from rich.console import Console
 
 from backbone.architecture import Architecture, build, named
 from backbone.decode import DecodeLimits
@@ -32,8 +32,9 @@ from training.checkpoints import Checkpoint
 from training.config import TrainingConfig, section
 from training.errors import ConfigInvalid, DataTooSmall
 from training.export import write_teacher
-from training.images import Item, RefusalLog, TrainingImages, collate
+from training.images import RefusalLog, TrainingImages
 from training.length import run_length
+from training.loading import Loading
 from training.method import MethodConfig, SelfDistillation
 from training.metrics import Metrics
 from training.module import TrainingModule
@@ -41,9 +42,8 @@ from training.precision import uses_bf16
 from training.probe import Probe, Split, split_images
 from training.progress import Reporter
 from training.randomness import seed_of
-from training.ranks import rank, world_size
+from training.ranks import is_first_process
 from training.recipes import Resolved, resolve
-from training.sampling import Batches
 from training.views import MultiCrop, ViewConfig
 from training.watch import Watch
 
@@ -75,16 +75,19 @@ def train(data: Path, out: Path, config: TrainingConfig, reporter: Reporter | No
         OutputNotEmpty, DirectoryLocked, PathMissing, DataInvalid, StorageFailed: see `backbone.errors`.
         ConfigInvalid, DataTooSmall, TooManyCorrupt, Diverged: see `training.errors`.
     """
-    reporter = reporter or Reporter()
-    refuse_non_empty(out)
+    first = is_first_process()
+    reporter = (reporter or Reporter()) if first else Reporter(Console(quiet=True))
+    if first:
+        refuse_non_empty(out)
     images = list_images(data, labels=config.labels)
     split = split_images(images.images, config.held_out, config.knn_images, config.seed)
     config = _fit_batch(config, len(split.training), reporter)
     architecture = choose_architecture(config)
     resolved = resolve(config, len(split.training), architecture)
-    with lock_directory(out):
-        write_file(out / "config.toml", resolved.config.to_toml().encode())
-        _announce(reporter, resolved, images, split, architecture)
+    with lock_directory(out) if first else nullcontext():  # the other processes of a run work for the first one
+        if first:
+            write_file(out / "config.toml", resolved.config.to_toml().encode())
+            _announce(reporter, resolved, images, split, architecture)
         return _run(split, out, resolved.config, reporter)
 
 
@@ -111,19 +114,20 @@ def _run(split: Split, out: Path, config: TrainingConfig, reporter: Reporter) ->
     limits = DecodeLimits()
     preprocess = Preprocess.for_image_size(config.image_size)
     method = _build_method(config)
-    batches = Batches(len(split.training), config.batch_size, config.seed, 0, rank(), world_size())
-    length = run_length(config.max_steps, config.max_epochs, config.max_time_s, batches.steps_per_epoch)
-    module = TrainingModule(method, config, length, batches.steps_per_epoch)
+    steps_per_epoch = len(split.training) // config.batch_size
+    length = run_length(config.max_steps, config.max_epochs, config.max_time_s, steps_per_epoch)
+    module = TrainingModule(method, config, length, steps_per_epoch)
     dataset = TrainingImages(split.training, MultiCrop(section(config, ViewConfig), config.seed), limits)
     fingerprint = hashlib.sha256("\n".join(image.id for image in split.training).encode()).hexdigest()
     make_checkpoint = partial(_checkpoint, images=len(split.training), fingerprint=fingerprint)
     probe = Probe(split, preprocess, limits) if split.queries else None
-    with Metrics(out) as metrics, reporter, _quiet_lightning():
+    first = is_first_process()
+    with Metrics(out) if first else nullcontext() as metrics, reporter, _quiet_lightning():
         watch = Watch(out, metrics, reporter, probe, RefusalLog(split.training), make_checkpoint)
         trainer = _trainer(config, out, watch)
-        trainer.fit(module, _loader(dataset, batches, config))
+        trainer.fit(module, Loading(dataset, config))
     images_per_s = watch.images / max(watch.training_s, 1e-9)
-    if not watch.interrupted:
+    if first and not watch.interrupted:
         final = make_checkpoint(module, trainer.optimizers[0], watch.knn)
         write_teacher(final, method.teacher.backbone, out / "artifact", onnx=config.onnx)
     return TrainingResult(out, out / "artifact", module.step, images_per_s, watch.knn, watch.interrupted)
@@ -135,18 +139,6 @@ def _build_method(config: TrainingConfig) -> SelfDistillation:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of("heads", config.seed))
         return SelfDistillation(backbone, section(config, MethodConfig))
-
-
-def _loader(dataset: TrainingImages, batches: Batches, config: TrainingConfig) -> DataLoader[Item]:
-    workers = config.workers or 0
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
 
 
 def _trainer(config: TrainingConfig, out: Path, watch: Watch) -> Trainer:
@@ -171,9 +163,10 @@ def _trainer(config: TrainingConfig, out: Path, watch: Watch) -> Trainer:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advertising and its advice on what is decided here out of the user's sight."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -182,7 +175,8 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _checkpoint(
