@@ -123,7 +123,21 @@ def test_the_example_of_every_help_text_runs(workplace: Path, environment: dict[
 
 
 def readme_blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for found, text in blocks if found == kind]
+
+
+def as_curl_would(command: str, folder: Path, environment: dict[str, str]) -> list[dict[str, object]]:
+    """Send what a curl command line sends (a machine without curl tests it, too) and return the `result` of the answer."""
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[0] == "curl"
+    headers = dict(words[i + 1].split(": ", 1) for i, word in enumerate(words) if word == "-H")
+    body = (folder / words[words.index("--data-binary") + 1].removeprefix("@")).read_bytes()
+    url = words[-1].replace("http://127.0.0.1:8000", environment["DINODEX_URL"])
+    answer = httpx.post(url, headers=headers, content=body)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, object]] = answer.json()["result"]
+    return found
 
 
 def test_the_readme_s_commands_run_one_after_the_other(
@@ -138,6 +152,8 @@ def test_the_readme_s_commands_run_one_after_the_other(
     with served(blocks[serving], tmp_path, environment):
         for block in blocks[serving + 1 :]:
             run(block, tmp_path, environment)
+        [curl] = [block for block in readme_blocks("") if block.startswith("curl")]
+        assert len(as_curl_would(curl, tmp_path, environment)) == 5
         for block in readme_blocks("python"):
             script = block.replace("http://127.0.0.1:8000", environment["DINODEX_URL"])
             printed = run(f"python - <<'END'\n{script}\nEND", tmp_path, environment)
