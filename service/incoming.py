@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,13 +32,3 @@ class Placed:
     id: str
     status: PutStatus | None = None
     error: Exception | None = None
-
-
-def image_hash(data: bytes) -> bytes:
-    """Return the content hash of an image: sha256 of its encoded bytes."""
-    return hashlib.sha256(data).digest()
-
-
-def vector_hash(vector: NDArray[np.float32]) -> bytes:
-    """Return the content hash of a ready vector: sha256 of its float32 values, little-endian, as they were given."""
-    return hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).digest()

@@ -23,9 +23,9 @@ from backbone.decode import DecodeLimits
 from backbone.errors import ImageRefused, TooManyBytes
 from backbone.listing import ImageList, ListedImage
 from service.errors import Invalid
-from service.incoming import Incoming, Placed, image_hash
+from service.incoming import Incoming, Placed
 from service.index_report import Refusals
-from service.points import Source, check_id, check_label, check_source
+from service.points import Source, check_id, check_label, check_source, hash_image
 from service.sinks import Known, Sink
 
 CHUNK_IMAGES = 32  # one full forward pass
@@ -174,7 +174,7 @@ def _read(image: ListedImage, known: Known | None, max_image_bytes: int) -> Inco
     check_label(image.label)
     check_source(source)
     data = image.path.read_bytes()
-    return Incoming(image.id, image_hash(data), data, label=image.label, source=source)
+    return Incoming(image.id, hash_image(data), data, label=image.label, source=source)
 
 
 def _same_file(before: Source, now: Source) -> bool:

@@ -259,8 +259,10 @@ def _numbers(vector: npt.ArrayLike, index: int, dimension: int) -> npt.NDArray[n
 
 
 def hash_image(data: bytes) -> bytes:
-    """Return the content hash of an image's bytes."""
-    return hashlib.sha256(b"image\0" + data).digest()
+    """Return the content hash of an image's bytes; never that of a vector, whatever the bytes."""
+    digest = hashlib.sha256(b"image\0")
+    digest.update(data)  # not joined: a photograph need not be copied to be hashed
+    return digest.digest()
 
 
 def hash_vector(vector: npt.ArrayLike) -> bytes:

@@ -13,9 +13,9 @@ from service.answers import CountAnswer, DeletedAnswer, PointAnswer, PutItem, Sc
 from service.bodies import IMAGE, check_count, json_only, kind_of, parse_object, read_image
 from service.errors import PointMissing
 from service.filters import parse_filter
-from service.incoming import Incoming, image_hash
+from service.incoming import Incoming
 from service.openapi import body, problems
-from service.points import UNSET, Point
+from service.points import UNSET, Point, hash_image
 from service.routes.putting import put_all
 from service.routes.state import CollectionDep, PointId, get_service
 from service.schemas import CountBody, DeleteBody, PatchPointBody, ScrollBody
@@ -81,7 +81,7 @@ async def put_point(
     image = await read_image(request)
     item = Incoming(
         id,
-        image_hash(image),
+        hash_image(image),
         image,
         label=UNSET if label is None else label,
         payload=UNSET if payload is None else parse_object("payload", payload),

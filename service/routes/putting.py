@@ -26,11 +26,11 @@ from service.bodies import (
 )
 from service.embedder import Answer
 from service.errors import FingerprintMismatch, Invalid, MalformedRequest
-from service.incoming import Incoming, Placed, image_hash, vector_hash
+from service.incoming import Incoming, Placed
 from service.ingest import ingest
 from service.library import Collection
 from service.openapi import body, file, files, problems, reference
-from service.points import UNSET
+from service.points import UNSET, hash_image, hash_vector
 from service.problems import item_problem, log_failure
 from service.routes.state import CollectionDep, count_stages, get_service
 from service.schemas import PointIn, PutPointsBody
@@ -152,11 +152,11 @@ def _check_equal(points: int, contents: int, what: str) -> None:
 
 
 def _with_vector(point: PointIn, vector: NDArray[np.float32]) -> Incoming:
-    return _incoming(point, vector_hash(vector), vector=vector)
+    return _incoming(point, hash_vector(vector), vector=vector)
 
 
 def _with_image(point: PointIn, image: bytes) -> Incoming:
-    return _incoming(point, image_hash(image), image=image)
+    return _incoming(point, hash_image(image), image=image)
 
 
 def _incoming(
