@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -12,17 +13,55 @@ if TYPE_CHECKING:
     from backbone.model import Backbone
 
 # name: (width, depth, heads), as in DeiT (arXiv:2012.12877) and DINOv2 (arXiv:2304.07193)
-VIT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
-RESNETS = ("resnet18", "resnet50")
+VIT_SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "giant": (1536, 40, 24),
+}
+RESNETS = {18: 512, 34: 512, 50: 2048, 101: 2048, 152: 2048}  # depth: width of the last feature map
+# name: (blocks, width) of the four stages (arXiv:2201.03545)
+CONVNEXT_SIZES = {
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+}
+CONVNEXT_STRIDE = 32  # pixels between the cells of the last feature map, and the smallest side that has one
 POS_EMBED_RESIZES = ("exact_antialias", "exact", "hub_offset")
+FFNS = ("mlp", "swiglu")
+
+# Parameters that are younger than the first artifacts. Where they say what those networks were anyway, they are not written, so that
+# one network has one form, and a fingerprint from before them stays what it was.
+_SINCE = {"vit": {"registers": 0, "ffn": "mlp"}}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family (`vit` or `resnet`) and its parameters, as plain JSON types."""
+    """A family (`vit`, `resnet` or `convnext`) and its parameters, as plain JSON types."""
 
     name: str
     params: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        since = _SINCE.get(self.name, {})
+        kept = {key: value for key, value in self.params.items() if key not in since or value != since[key]}
+        object.__setattr__(self, "params", kept)
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a token."""
+        if self.name == "convnext":
+            return self.params["dims"][-1]
+        return RESNETS[self.params["depth"]] if self.name == "resnet" else self.params["dim"]
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels a side of the smallest square image that the network takes."""
+        if self.name == "convnext":
+            return CONVNEXT_STRIDE
+        return 1 if self.name == "resnet" else self.params["patch_size"]  # a ResNet pads each of its convolutions
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -34,37 +73,53 @@ class Architecture:
         return cls(name=data["name"], params=dict(data["params"]))
 
     def __str__(self) -> str:
-        if self.name == "resnet":
-            return f"resnet{self.params['depth']}"
+        """Return the name that `named` takes, or one in its manner where the sizes are none of the published ones."""
         p = self.params
-        return f"vit_{p['dim']}x{p['depth']}_patch{p['patch_size']}"
+        if self.name == "resnet":
+            return f"resnet{p['depth']}"
+        if self.name == "convnext":
+            stages = (tuple(p["depths"]), tuple(p["dims"]))
+            known = {value: key for key, value in CONVNEXT_SIZES.items()}
+            return f"convnext_{known.get(stages) or 'x'.join(map(str, stages[1]))}"
+        sizes = {value: key for key, value in VIT_SIZES.items()}
+        size = sizes.get((p["dim"], p["depth"], p["heads"])) or f"{p['dim']}x{p['depth']}"
+        registers = f"_reg{p['registers']}" if p.get("registers") else ""
+        swiglu = "_swiglu" if p.get("ffn") == "swiglu" and size != "giant" else ""
+        return f"vit_{size}_patch{p['patch_size']}{registers}{swiglu}"
 
 
 def named(name: str, image_size: int = 224) -> Architecture:
     """Return the architecture that `name` stands for.
 
     Args:
-        name: `vit_{tiny,small,base,large}_patchP` with any patch size P in pixels, `resnet18` or `resnet50`.
+        name: `vit_{tiny,small,base,large,giant}_patchP`, with any patch size P in pixels, and after it `_regR` for R registers and
+            `_swiglu` for gated blocks, which a giant always has; `resnet{18,34,50,101,152}`; `convnext_{tiny,small,base,large}`.
         image_size: side in pixels of the images that a ViT's position table is made for.
 
     Raises:
-        ArchitectureInvalid: no such name, or an image size that is not a multiple of the patch size.
+        ArchitectureInvalid: no such name, an image size that is not a multiple of the patch size, or images too small for the network.
     """
-    if name in RESNETS:
+    family, _, size = name.partition("_")
+    if name in _resnet_names():
         return Architecture("resnet", {"depth": int(name.removeprefix("resnet"))})
-    match = re.fullmatch(r"vit_(tiny|small|base|large)_patch([1-9]\d{0,2})", name)
+    if family == "convnext" and size in CONVNEXT_SIZES:
+        depths, dims = CONVNEXT_SIZES[size]
+        return _large_enough(Architecture("convnext", {"depths": list(depths), "dims": list(dims)}), image_size)
+    match = re.fullmatch(
+        rf"vit_({'|'.join(VIT_SIZES)})_patch([1-9]\d{{0,2}})(?:_reg([1-9]\d?))?(_swiglu)?", name, re.ASCII
+    )
     if match is None:
-        sizes = ",".join(VIT_SIZES)
-        raise ArchitectureInvalid(
-            f"there is no backbone {name!r}; the names are vit_{{{sizes}}}_patchP with a patch of P pixels, {', '.join(RESNETS)}."
-        )
-    dim, depth, heads = VIT_SIZES[match[1]]
-    patch_size = int(match[2])
+        raise ArchitectureInvalid(_unknown(name))
+    return _vit(match[1], int(match[2]), image_size, int(match[3] or 0), swiglu=bool(match[4]) or match[1] == "giant")
+
+
+def _vit(size: str, patch_size: int, image_size: int, registers: int, *, swiglu: bool) -> Architecture:
     if image_size % patch_size:
         near = max(patch_size, round(image_size / patch_size) * patch_size)
         raise ArchitectureInvalid(
             f"an image of {image_size} pixels is not a whole number of patches of {patch_size}; take image_size={near}."
         )
+    dim, depth, heads = VIT_SIZES[size]
     return Architecture(
         "vit",
         {
@@ -76,7 +131,36 @@ def named(name: str, image_size: int = 224) -> Architecture:
             "mlp_ratio": 4.0,
             # The antialiased resize to the exact grid is the sound one; the hub's weights were trained with the other.
             "pos_embed_resize": "exact_antialias",
+            "registers": registers,
+            "ffn": "swiglu" if swiglu else "mlp",
         },
+    )
+
+
+def _large_enough(architecture: Architecture, image_size: int) -> Architecture:
+    if image_size < architecture.smallest_image:
+        raise ArchitectureInvalid(
+            f"an image of {image_size} pixels is too small for {architecture}; take image_size={architecture.smallest_image} or more."
+        )
+    return architecture
+
+
+def _resnet_names() -> list[str]:
+    return [f"resnet{depth}" for depth in RESNETS]
+
+
+def _unknown(name: str) -> str:
+    """The answer to a name that does not exist: the nearest one, and all there are."""
+    convnexts = [f"convnext_{size}" for size in CONVNEXT_SIZES]
+    number = re.search(r"[1-9]\d{0,2}", name)
+    vits = [f"vit_{size}_patch{number[0] if number else 16}" for size in VIT_SIZES]
+    tails = ("", "_reg4", "_swiglu", "_reg4_swiglu")
+    candidates = [*_resnet_names(), *convnexts, *(vit + tail for vit in vits for tail in tails)]
+    near = difflib.get_close_matches(name.lower(), candidates, n=1, cutoff=0.65)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return (
+        f"there is no backbone {name!r}{hint}; the names are vit_{{{','.join(VIT_SIZES)}}}_patchP[_regR][_swiglu] with a patch of P "
+        f"pixels and R registers, {', '.join(_resnet_names())}, {', '.join(convnexts)}."
     )
 
 
@@ -85,25 +169,39 @@ def build(architecture: Architecture, drop_path: float = 0.0, layer_scale: float
 
     Args:
         architecture: what to build.
-        drop_path: share of a batch's samples that skip each residual branch in training (ViT).
-        layer_scale: what LayerScale starts from (ViT); None is DINOv2's 1e-5, and 1.0 starts like DINO's ViT, which has none.
+        drop_path: share of a batch's samples that skip each residual branch in training (ViT), or the chance of a sample to skip the
+            last one, growing to it from none at the first (ConvNeXt); a ResNet takes none.
+        layer_scale: what LayerScale starts from (ViT, ConvNeXt); None is the 1e-5 of DINOv2 and the 1e-6 of ConvNeXt, and 1.0 starts
+            like DINO's ViT, which has none. A ResNet has no LayerScale.
 
     Raises:
-        ArchitectureInvalid: an unknown family, or parameters that do not fit it.
-        NotInstalled: torch (or torchvision, for a ResNet) is not there.
+        ArchitectureInvalid: an unknown family, parameters that do not fit it, or drop path for a ResNet.
+        NotInstalled: torch (or torchvision, for a CNN) is not there.
     """
     try:
-        if architecture.name == "vit":
-            from backbone.vit import LAYER_SCALE_INIT, ViT, ViTConfig
-
-            start = LAYER_SCALE_INIT if layer_scale is None else layer_scale
-            return ViT(ViTConfig(**architecture.params), drop_path, start)
-        if architecture.name == "resnet":
-            from backbone.resnet import ResNet
-
-            return ResNet(**architecture.params)
+        return _built(architecture, drop_path, layer_scale)
     except ModuleNotFoundError as error:
         raise NotInstalled(f"{error.name} is needed to build a network; run: pip install 'dinodex[torch]'.") from error
     except (TypeError, ValueError) as error:
         raise ArchitectureInvalid(f"the parameters of {architecture.name!r} do not fit: {error}.") from error
-    raise ArchitectureInvalid(f"there is no architecture family {architecture.name!r}; there are 'vit' and 'resnet'.")
+
+
+def _built(architecture: Architecture, drop_path: float, layer_scale: float | None) -> Backbone:
+    start: dict[str, Any] = {} if layer_scale is None else {"layer_scale": layer_scale}
+    if architecture.name == "vit":
+        from backbone.vit import ViT, ViTConfig
+
+        return ViT(ViTConfig(**architecture.params), drop_path, **start)
+    if architecture.name == "convnext":
+        from backbone.convnext import ConvNeXt
+
+        return ConvNeXt(**architecture.params, drop_path=drop_path, **start)
+    if architecture.name == "resnet":
+        from backbone.resnet import ResNet
+
+        if drop_path:
+            raise ArchitectureInvalid(f"drop_path is {drop_path}, but a ResNet has none here; set drop_path=0.")
+        return ResNet(**architecture.params)
+    raise ArchitectureInvalid(
+        f"there is no architecture family {architecture.name!r}; there are 'vit', 'resnet' and 'convnext'."
+    )

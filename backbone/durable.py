@@ -7,10 +7,14 @@ renamed, and the parent directory is flushed too: without the last step the name
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import os
+import re
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -19,25 +23,53 @@ from typing import Self
 from backbone.errors import DirectoryLocked, OutputNotEmpty, PathMissing, StorageFailed
 
 LOCK_NAME = ".dinodex.lock"
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # what `_beside` makes
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, atomically and durably.
+def write_file(path: Path, *parts: bytes | memoryview, verify: bool = False) -> None:
+    """Replace `path` by `parts`, one after the other, atomically and durably.
+
+    Args:
+        path: the file.
+        parts: its bytes; large ones are not copied.
+        verify: read the bytes back before the file gets its name.
 
     Raises:
-        StorageFailed: the disk refused; what `path` held before is still there.
+        StorageFailed: the disk refused, or gave other bytes back; what `path` held before is still there. Only where the very last
+            step failed, the flush of the name, `path` holds the new bytes, and after a power cut either.
     """
     temporary = _beside(path)
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
+        if verify:
+            _read_back(temporary, parts)
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise _storage_failed("write", path, error) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writes into `folder` left behind when their process was killed; nobody else may be writing there.
+
+    Raises:
+        StorageFailed: the disk refused.
+    """
+    try:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if not _TEMPORARY.fullmatch(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise _storage_failed("write", folder, error) from error
 
 
 @contextlib.contextmanager
@@ -67,10 +99,10 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def refuse_non_empty(path: Path, *, replace: bool = False) -> None:
-    """Raise OutputNotEmpty if `path` is a file, or a directory that holds something."""
+    """Raise OutputNotEmpty if `path` is a file, or a directory that holds something besides a lock."""
     if replace or not path.exists():
         return
-    if not path.is_dir() or any(path.iterdir()):
+    if not path.is_dir() or any(entry.name != LOCK_NAME for entry in path.iterdir()):
         raise OutputNotEmpty(f"{path} is not empty; name another output directory, or empty this one.")
 
 
@@ -99,10 +131,14 @@ def sync_directory(path: Path) -> None:
 
 
 class DirectoryLock:
-    """One process's hold on a directory; the kernel lets go of it when the process ends, however it ends."""
+    """One process's hold on a directory; the kernel lets go of it when the process ends, however it ends.
+
+    A forked child does not share it: a loader that outlives a killed trainer for seconds would keep its successor out.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
+        _held.add(self)
 
     def release(self) -> None:
         """Let go; a second call does nothing."""
@@ -117,6 +153,18 @@ class DirectoryLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+_held: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """Close a forked child's copies; the parent's hold is not touched by it."""
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def lock_directory(path: Path) -> DirectoryLock:
@@ -143,6 +191,16 @@ def lock_directory(path: Path) -> DirectoryLock:
 
 def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+
+
+def _read_back(path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
+    """Raise OSError where the file does not hold these bytes."""
+    written = hashlib.sha256()
+    for part in parts:
+        written.update(part)
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").digest() != written.digest():
+            raise OSError(errno.EIO, "it gave other bytes back than were written")
 
 
 def _sync_tree(root: Path) -> None:

@@ -6,26 +6,24 @@ He et al. 2016 (arXiv:1512.03385). Parameters carry torchvision's names, without
 from __future__ import annotations
 
 from torch import Tensor
-from torchvision.models import resnet18, resnet50
+from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnet152
 
 from backbone.architecture import Architecture
 from backbone.model import Backbone, Tokens
 
-_BUILDERS = {18: (resnet18, 512), 50: (resnet50, 2048)}
+_BUILDERS = {18: resnet18, 34: resnet34, 50: resnet50, 101: resnet101, 152: resnet152}
 
 
 class ResNet(Backbone):
-    """A ResNet of 18 or 50 layers; patch tokens are the cells of the last feature map, which is 1/32 of the image a side."""
+    """A ResNet; patch tokens are the cells of the last feature map, which is 1/32 of the image a side, rounded up."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
         if depth not in _BUILDERS:
             raise ValueError(f"depth is one of {', '.join(map(str, _BUILDERS))}, not {depth}")
-        builder, self.dim = _BUILDERS[depth]
         self.architecture = Architecture("resnet", {"depth": depth})
-        self.stride, self.supports_masks = 32, False
-        network = builder(weights=None)
-        for name, child in network.named_children():
+        self.dim, self.stride, self.supports_masks = self.architecture.dim, 32, False
+        for name, child in _BUILDERS[depth](weights=None).named_children():
             if name not in ("avgpool", "fc"):
                 self.add_module(name, child)
 

@@ -1,9 +1,9 @@
 """The vision transformer of DINO and DINOv2; parameters carry the names of the DINOv2 hub, so its weights load as they are.
 
 Dosovitskiy et al. 2021 (arXiv:2010.11929); LayerScale: Touvron et al. 2021 (arXiv:2103.17239); mask token and batch-subset stochastic
-depth: Oquab et al. 2024 (arXiv:2304.07193).
+depth: Oquab et al. 2024 (arXiv:2304.07193); registers: Darcet et al. 2024 (arXiv:2309.16588); SwiGLU: Shazeer 2020 (arXiv:2002.05202).
 
-Legend: B batch, N patch tokens, T = N + 1 tokens, D width, H heads, P patch size in pixels.
+Legend: B batch, N patch tokens, R registers, T = 1 + R + N tokens (CLS, registers, patches), D width, H heads, P patch size in pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.architecture import POS_EMBED_RESIZES, Architecture
+from backbone.architecture import FFNS, POS_EMBED_RESIZES, Architecture
 from backbone.model import Backbone, Tokens
 
 LAYER_SCALE_INIT = 1e-5  # DINOv2's, for long training from scratch; loaded weights overwrite it
@@ -34,10 +34,14 @@ class ViTConfig:
     heads: int
     mlp_ratio: float = 4.0  # the hidden width of the MLP over D, in every published ViT
     pos_embed_resize: str = "exact_antialias"
+    registers: int = 0  # tokens that belong to no patch, where the network may keep notes of its own; DINOv2's have 4
+    ffn: str = "mlp"  # or swiglu, as DINOv2's giant
 
     def __post_init__(self) -> None:
         if min(self.image_size, self.patch_size, self.dim, self.depth, self.heads) < 1:
             raise ValueError("sizes are at least 1")
+        if self.registers < 0:
+            raise ValueError(f"registers is {self.registers}, and there cannot be fewer than none")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.dim % self.heads:
@@ -46,6 +50,8 @@ class ViTConfig:
             raise ValueError(
                 f"pos_embed_resize is one of {', '.join(POS_EMBED_RESIZES)}, not {self.pos_embed_resize!r}"
             )
+        if self.ffn not in FFNS:
+            raise ValueError(f"ffn is one of {', '.join(FFNS)}, not {self.ffn!r}")
 
     @property
     def grid(self) -> int:
@@ -65,58 +71,86 @@ class ViT(Backbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid**2, config.dim))
         self.mask_token = nn.Parameter(torch.zeros(1, config.dim))
-        self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, config.mlp_ratio, drop_path, layer_scale) for _ in range(config.depth)
-        )
+        self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, config.dim)) if config.registers else None
+        self.blocks = nn.ModuleList(Block(config, drop_path, layer_scale) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=1e-6)
 
     def tokens(self, x: Tensor, masks: Tensor | None = None) -> Tokens:
         """See `Backbone.tokens`; H and W are multiples of P, and need not be those of the position table."""
-        z = self.norm(self._blocks(self._embed(x, masks)))
-        return Tokens(global_token=z[:, 0], patch_tokens=z[:, 1:])
+        z = self._embed(x, masks)
+        for block in self.blocks:
+            z = block(z)
+        return self._read(z)
 
     def tokens_and_attention(self, x: Tensor) -> tuple[Tokens, Tensor]:
-        """Also return what the CLS token of the last block attends to: [B, H, N] (the share on CLS itself left out)."""
+        """Also return what the CLS token of the last block attends to: [B, H, N].
+
+        The shares on CLS itself and on registers are left out.
+        """
         z = self._embed(x, None)
         for block in self.blocks[:-1]:
             z = block(z)
         last = self.blocks[-1]
         assert isinstance(last, Block)
         attention = last.attn.cls_attention(last.norm1(z))
-        z = self.norm(last(z))
-        return Tokens(global_token=z[:, 0], patch_tokens=z[:, 1:]), attention
+        return self._read(last(z)), attention[:, :, self._first_patch :]
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Return the position table, resized to a grid of rows x columns: [1, T, D]."""
-        grid = self.config.grid
+        """Return the position table, resized to a grid of rows x columns: [1, 1 + N, D], of CLS and of the patches.
+
+        Computed in float32 or better, whatever surrounds it. A resize is a linear map of each axis, so it is done by two matrices: the
+        gradient of a matrix product is the same in every run, that of an interpolation on a GPU is not.
+        """
+        grid, mode = self.config.grid, self.config.pos_embed_resize
         if (rows, columns) == (grid, grid):
             return self.pos_embed
-        table = self.pos_embed[:, 1:].float().reshape(1, grid, grid, self.dim).permute(0, 3, 1, 2)
-        mode = self.config.pos_embed_resize
-        if mode == "hub_offset":
-            scale = ((rows + HUB_OFFSET) / grid, (columns + HUB_OFFSET) / grid)
-            table = F.interpolate(table, scale_factor=scale, mode="bicubic")
-        else:
-            table = F.interpolate(table, size=(rows, columns), mode="bicubic", antialias=mode == "exact_antialias")
-        table = table.permute(0, 2, 3, 1).reshape(1, rows * columns, self.dim)
+        with torch.autocast(self.pos_embed.device.type, enabled=False):
+            table = self.pos_embed[:, 1:].to(torch.promote_types(self.pos_embed.dtype, torch.float32))
+            down = resize_matrix(rows, grid, mode, like=table)
+            across = down if columns == rows else resize_matrix(columns, grid, mode, like=table)
+            table = (down @ table.reshape(grid, grid * self.dim)).reshape(rows, grid, self.dim)
+            table = (across @ table).reshape(1, rows * columns, self.dim)  # [columns, grid] @ [rows, grid, D]
         return torch.cat([self.pos_embed[:, :1], table.to(self.pos_embed.dtype)], dim=1)
 
+    @property
+    def _first_patch(self) -> int:
+        return 1 + self.config.registers
+
     def _embed(self, x: Tensor, masks: Tensor | None) -> Tensor:
-        """Patches plus positions, CLS in front: [B, T, D]."""
+        """Patches and CLS plus their positions, and registers, which have none, between: [B, T, D]."""
         rows, columns = x.shape[-2] // self.stride, x.shape[-1] // self.stride
         z = self.patch_embed(x)  # [B, N, D]
         if masks is not None:
             z = torch.where(masks.unsqueeze(-1), self.mask_token.to(z.dtype).unsqueeze(0), z)
         z = torch.cat([self.cls_token.expand(z.shape[0], -1, -1), z], dim=1)
-        return z + self.positions(rows, columns)
-
-    def _blocks(self, z: Tensor) -> Tensor:
-        for block in self.blocks:
-            z = block(z)
+        z = z + self.positions(rows, columns)
+        if self.register_tokens is not None:
+            z = torch.cat([z[:, :1], self.register_tokens.expand(z.shape[0], -1, -1).to(z.dtype), z[:, 1:]], dim=1)
         return z
+
+    def _read(self, z: Tensor) -> Tokens:
+        """Normalise what the last block gives, [B, T, D], and leave the registers behind."""
+        z = self.norm(z)
+        return Tokens(global_token=z[:, 0], patch_tokens=z[:, self._first_patch :])
+
+
+def resize_matrix(size: int, grid: int, mode: str, like: Tensor) -> Tensor:
+    """Return the matrix that resizes a line of `grid` positions to `size`: [size, grid], of the dtype and on the device of `like`.
+
+    Its columns are what torch's bicubic interpolation makes of the unit vectors. They lie side by side in one plane, whose width stays:
+    on planes one pixel wide the antialiased interpolation of a CPU gives wrong values.
+    """
+    lines = torch.eye(grid, dtype=like.dtype, device=like.device)[None, None]
+    if mode == "hub_offset":
+        resized = F.interpolate(lines, scale_factor=((size + HUB_OFFSET) / grid, 1.0), mode="bicubic")
+    else:
+        resized = F.interpolate(lines, size=(size, grid), mode="bicubic", antialias=mode == "exact_antialias")
+    return resized[0, 0]
 
 
 class PatchEmbed(nn.Module):
@@ -135,16 +169,17 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each scaled by a learned vector and, in training, skipped by a share of the batch."""
+    """Pre-norm attention and feed-forward, each scaled by a learned vector and, in training, skipped by a share of the batch."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float, layer_scale: float) -> None:
+    def __init__(self, config: ViTConfig, drop_path: float, layer_scale: float) -> None:
         super().__init__()
+        dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, config.heads)
         self.ls1 = LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = SwiGLU(dim, swiglu_width(hidden)) if config.ffn == "swiglu" else Mlp(dim, hidden)
         self.ls2 = LayerScale(dim, layer_scale)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -184,10 +219,10 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def cls_attention(self, z: Tensor) -> Tensor:
-        """What token 0 attends to among the patches: [B, H, N], each row summing to one minus the share on token 0 itself."""
+        """What token 0 attends to: [B, H, T], rows that sum to one."""
         q, k, _ = self._split(z)
         scores = q[:, :, :1] @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # [B, H, 1, T]
-        return scores.softmax(dim=-1)[:, :, 0, 1:]
+        return scores.softmax(dim=-1)[:, :, 0]
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, dim = z.shape
@@ -218,6 +253,25 @@ class Mlp(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         return self.fc2(F.gelu(self.fc1(z)))
+
+
+class SwiGLU(nn.Module):
+    """A gated feed-forward network: SiLU of one projection times another, and back to the width."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden)  # the gate is the first half
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        gate, value = self.w12(z).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+def swiglu_width(hidden: int) -> int:
+    """Return the width of a SwiGLU that has as many weights as an MLP of `hidden`: two thirds of it, in whole eights as the hub's."""
+    return (int(hidden * 2 / 3) + 7) // 8 * 8
 
 
 def _initialise(module: nn.Module) -> None:

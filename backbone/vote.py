@@ -67,12 +67,23 @@ def nearest(
         if exclude_self:
             rows = np.arange(block.start, block.stop)
             similarity[rows - block.start, rows] = -np.inf
-        top = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        top_scores = np.take_along_axis(similarity, top, axis=1)
-        order = np.lexsort((top, -top_scores), axis=1)
-        found_scores[block] = np.take_along_axis(top_scores, order, axis=1)
-        found_rows[block] = np.take_along_axis(top, order, axis=1)
+        similarity[np.isnan(similarity)] = -np.inf  # a vector that is not finite is nobody's neighbour
+        found_scores[block], found_rows[block] = _best(similarity, k)
     return found_scores, found_rows
+
+
+def _best(similarity: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the k largest values of each row [q, M] and their columns, largest first, equal ones by column.
+
+    Columns decide at the edge, too: otherwise which copies of an image vote would depend on k and on the size of a block.
+    """
+    rows, width = similarity.shape
+    least = np.partition(similarity, width - k, axis=1)[:, width - k, None]  # the k-th largest
+    at = np.flatnonzero(similarity >= least)  # k of each row, or more where several are equal to the least
+    values, (row, column) = similarity.ravel()[at], np.divmod(at, width)
+    order = np.lexsort((column, -values, row))
+    best = order[np.searchsorted(row, np.arange(rows))[:, None] + np.arange(k)]
+    return values[best], column[best]
 
 
 def knn_accuracy(

@@ -26,13 +26,28 @@ def train(
         str | None, typer.Option(help="dino or dinov2. Default: dino, which learns from small sets.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="vit_{tiny,small,base,large}_patchP, resnet18 or resnet50.")
+        str | None,
+        typer.Option(
+            help="vit_{tiny,small,base,large}_patchP, resnet{18,34,50,101}, convnext_{tiny,small,base,large}."
+        ),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="ARTIFACT", help="Start from this artifact's network and weights.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of training keys; key=value goes before it.")] = None,
     devices: Annotated[str | None, typer.Option(help="GPUs, or CPU processes; auto takes what is there.")] = None,
     nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Lightning's strategy: auto or ddp.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, 32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, 32, bf16 or 16.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, exactly; where there is none, begin it.")
+    ] = False,
+    accept_data: Annotated[
+        bool, typer.Option("--accept-data", help="With --resume: go on although the images have changed.")
+    ] = False,
+    accept_processes: Annotated[
+        bool, typer.Option("--accept-processes", help="With --resume: go on with another number of processes.")
+    ] = False,
 ) -> None:
     """Train a DINO or DINOv2 backbone on your images, and write it as an artifact.
 
@@ -40,25 +55,33 @@ def train(
     """
     from training.config import TrainingConfig
     from training.ranks import is_first_process
+    from training.resume import Resume
     from training.run import train as run
 
     options = {
         "recipe": recipe,
         "backbone": backbone,
+        "init": init,
         "devices": devices,
         "nodes": nodes,
         "strategy": strategy,
         "precision": precision,
     }
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
-    result = run(data, out, TrainingConfig.load(config, [*given, *(overrides or [])]))
+    values = TrainingConfig.given_values(config, [*given, *(overrides or [])])
+    wish = Resume(values, accept_data, accept_processes) if resume else None
+    result = run(data, out, TrainingConfig(**values), resume=wish)
     if not is_first_process():
         return
     if result.interrupted:
-        typer.echo(f"stopped at step {result.steps}; its checkpoint is in {result.run / 'checkpoints'}")
+        typer.echo(
+            f"stopped at step {result.steps}; its checkpoint is in {result.run / 'checkpoints'}, go on with --resume"
+        )
         raise typer.Exit(TERMINATED)
     knn = "" if result.knn is None else f", kNN {result.knn:.1%}"
-    typer.echo(f"{result.steps} steps at {result.images_per_s:.1f} images/s{knn}; the artifact is {result.artifact}")
+    recall = "" if result.two_view_recall is None else f", two-view recall {result.two_view_recall:.1%}"
+    speed = f" at {result.images_per_s:.1f} images/s" if result.images_per_s else ""
+    typer.echo(f"{result.steps} steps{speed}{knn}{recall}; the artifact is {result.artifact}")
 
 
 def export(

@@ -26,7 +26,8 @@ from service.local_sink import open_local_sink
 from service.settings import load_settings
 from training.config import TrainingConfig
 from training.export import export
-from training.run import TrainingResult, initial_backbone, train
+from training.run import TrainingResult, train
+from training.start import Start
 
 MARK = ".dinodex-demo"  # says that a directory is the demo's own and may be replaced
 COLLECTION = "demo"
@@ -198,7 +199,8 @@ def _compare(
     if len(held_out.classes) < 2:
         return
     say("measuring the untrained backbone and the raw pixels ...")
-    untrained = initial_backbone(TrainingConfig.load(result.run / "config.toml"))
+    keys = TrainingConfig.load(result.run / "config.toml")
+    untrained = Start.of(keys).backbone(keys)
     start = time.perf_counter()
     accuracy = _accuracy(bank, held_out, lambda paths: embed_files(untrained, artifact.preprocess, paths))
     rate = (len(bank) + len(held_out)) / (time.perf_counter() - start)

@@ -22,6 +22,8 @@ _TABLE: tuple[tuple[type[Exception], int], ...] = (
     (backbone.ArchitectureInvalid, CONFIG),
     (backbone.BackboneError, BAD_DATA),
     (training.ConfigInvalid, CONFIG),
+    (training.LoadingFailed, IO),
+    (training.PeerLost, IO),
     (training.TrainingError, BAD_DATA),
     (service.SettingsInvalid, CONFIG),
     (service.CannotStart, IO),  # the port is in use

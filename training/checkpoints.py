@@ -1,11 +1,12 @@
 """Checkpoints: one file each, whole or absent, and recognised when damaged.
 
-A file is the line `dinodex-checkpoint 1 <sha256 of the rest>` and then what `torch.save` makes of tensors and plain types.
+A file is the line `dinodex-checkpoint 2 <sha256 of the rest>` and then what `torch.save` makes of tensors and plain types.
 Reading never runs code from the file (`weights_only=True`, no fall-back).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor
 
 from backbone.durable import read_file, sync_directory, write_file
+from backbone.errors import StorageFailed
 from training.errors import CheckpointInvalid
 
 log = logging.getLogger(__name__)
 
-FORMAT, VERSION = "dinodex-checkpoint", 1
+FORMAT, VERSION = "dinodex-checkpoint", 2
 # What torch's reader raises on bytes that are no file of its own: it walks them before it knows.
 _READING_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError, LookupError, AttributeError)
 _HEADER = re.compile(rb"dinodex-checkpoint (\d+) ([0-9a-f]{64})\n")
@@ -36,15 +38,20 @@ _NAME = re.compile(r"step-(\d+)\.ckpt")
 class Checkpoint:
     """Everything that a run's next step depends on, and what an export needs."""
 
-    step: int  # optimizer steps behind it; the next step has this number
+    step: int  # batches behind it; the next step has this number
     elapsed_s: float
+    skipped: int  # steps not taken, in a row, up to here
+    processes: int  # that trained together
     config: dict[str, Any]  # resolved keys, plain types
     architecture: dict[str, Any]  # `Architecture.to_dict`
     method: dict[str, Tensor]  # state of `SelfDistillation`
     optimizer: dict[str, Any]
+    scaler: dict[str, Any]  # of the loss, in float16
+    watch: dict[str, Any]  # what the log has seen and not written yet
+    lineage: str  # where the weights came from when the run began
     images: int  # number of training images
-    data_fingerprint: str  # of their ids, in order
-    knn: float | None  # the last online score
+    data_fingerprint: str  # `Inventory.fingerprint`
+    scores: dict[str, float]  # the last online score, by its name in the log
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -55,20 +62,39 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint durably, then remove all but the newest `keep`.
 
+    Checkpoints of later steps are removed too: the run went on from before them, which it does only where they are damaged.
+
     Raises:
         StorageFailed: the disk refused; the earlier checkpoints are all still there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}, buffer)
-    body = buffer.getvalue()
+    body = buffer.getbuffer()
     header = f"{FORMAT} {VERSION} {hashlib.sha256(body).hexdigest()}\n".encode()
     path = checkpoint_path(folder, checkpoint.step)
-    write_file(path, header + body)
-    for old in checkpoint_files(folder)[keep:]:
-        old.unlink(missing_ok=True)
-    sync_directory(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _publish(path, header, body)
+        files = checkpoint_files(folder)
+        newest = files.index(path)
+        for other in [*files[:newest], *files[newest + keep :]]:
+            other.unlink(missing_ok=True)
+        sync_directory(folder)
+    except OSError as error:
+        raise StorageFailed(
+            f"cannot write {path}: {error.strerror}; check the disk's space and the permissions."
+        ) from error
     return path
+
+
+def _publish(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file that is there when this returns, whatever happens to the machine, and not there when it raises."""
+    try:
+        write_file(path, *parts, verify=True)
+    except StorageFailed:
+        with contextlib.suppress(OSError):  # the flush of the name may have been what failed
+            path.unlink(missing_ok=True)
+        raise
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

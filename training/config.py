@@ -17,6 +17,7 @@ from backbone.durable import read_file
 from training.errors import ConfigInvalid
 
 T = TypeVar("T")
+Precision = Literal["auto", "32", "bf16", "16"]
 UNSET = ("auto", "none")  # how a key is handed back to the recipe, or a limit taken away, on the command line
 
 
@@ -27,6 +28,7 @@ class TrainingConfig:
     recipe: Literal["dino", "dinov2"] = "dino"  # it learns from thousands of images; DINOv2 wants far more
     backbone: str = "vit_small_patch16"  # the size that both papers ablate with; trains on one GPU and embeds on a CPU
     depth: int | None = None  # blocks of the ViT; None: what its name says
+    init: str | None = None  # an artifact to start from; its network goes before `backbone` and `depth`
     image_size: int = 224  # pixels; what the papers train at and evaluation crops to
     pooling: Literal["cls", "mean", "cls+mean"] = "cls"  # the token that DINO trains and measures its kNN with
     labels: Literal["folders", "none"] = "folders"  # only the online kNN looks at them; the losses never do
@@ -36,6 +38,7 @@ class TrainingConfig:
     max_epochs: int | None = None  # without any, after 100 epochs,
     max_time_s: float | None = None  # the schedules always run to their end
     batch_size: int = 64  # images a step, over all devices: the smallest that DINO reports as working well
+    accumulate: int = 1  # parts that a step's batch is computed in, one after the other: less memory, the same step
     seed: int = 0  # any number; equal seeds give equal runs
 
     lr: float | None = None  # at a batch of 256 images; multiplied by sqrt(batch_size / 256)
@@ -45,8 +48,10 @@ class TrainingConfig:
     weight_decay_end: float | None = None
     layer_decay: float | None = None
     patch_embed_lr: float | None = None
-    clip_norm: float = 3.0  # both papers'; of the whole gradient
+    clip_norm: float = 3.0  # both papers'
+    clip_by: Literal["whole", "module", "parameter"] | None = None  # what has at most that norm
     freeze_last_layer: float = 1.0  # epochs, at most the first tenth of a run: DINO's cure for early instability
+    freeze_backbone: float | None = None  # epochs, at most the first tenth of a run, in which only the heads learn
     momentum: float | None = None  # of the teacher's average, at the start
     momentum_end: float = 1.0  # both papers': the teacher comes to rest
 
@@ -66,6 +71,7 @@ class TrainingConfig:
     dino_weight: float = 1.0  # DINOv2's weights of the three losses
     ibot_weight: float | None = None
     koleo_weight: float | None = None
+    koleo_over: Literal["process", "all"] = "process"  # where neighbours are looked for; the paper's
     mask_probability: float = 0.5  # share of global views that are masked; DINOv2's
     mask_ratio: tuple[float, float] = (0.1, 0.5)  # share of a view's patches that are masked; DINOv2's
 
@@ -79,22 +85,33 @@ class TrainingConfig:
     solarize: float = 0.2  # chance, of the second global view; both papers'
     blur: Literal["intended", "released", "off"] | None = None
 
-    precision: Literal["auto", "32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else 32
+    precision: Precision = "auto"  # auto: bf16 on a GPU that has it, else 32
+    compile: bool = False  # torch.compile of the backbones: minutes of compiling, which long runs on a GPU earn back
+    deterministic: bool = False  # on a GPU, only operations that give equal bits twice; a CPU always does
     devices: str = "auto"  # a number of GPUs or CPU processes; auto: all GPUs, or one CPU process
     nodes: int = 1  # machines; each runs the same command under torchrun or SLURM
-    strategy: str = "auto"  # Lightning's name: auto, ddp, ...
+    strategy: Literal["auto", "ddp"] = "auto"  # auto: ddp where there is more than one process
     workers: int | None = None  # processes that draw views; None: what the machine has to spare
+    peer_timeout_s: float = 300.0  # a process that is silent for longer is lost; loading and saving take far less
 
-    held_out: float = 0.1  # share of the labelled images that is kept out of training for the online kNN
+    collapse: Literal["stop", "warn", "off"] = "stop"  # a collapsed run costs as much as a good one
+    collapse_steps: int = 500  # healthy runs with silent blocks were seen to look uniform for some hundred
+    held_out: float = 0.1  # share of the (labelled) images kept out of training for the online score
     knn_images: int = 2000  # most images in the bank of the online kNN, and a quarter as many queries: seconds a score
     log_every: int = 10  # steps a row of metrics.csv
+    wandb: str | None = None  # a project of Weights & Biases that the metrics also go to
     checkpoint_every_s: float = 300.0  # at most five minutes of work are lost
     onnx: bool = True  # write model.onnx into the artifact: runtimes without torch need it
     keep_checkpoints: int = 3  # one to go on from, one if that is damaged, one to look back at
 
     @classmethod
     def load(cls, file: Path | None = None, overrides: Iterable[str] = ()) -> Self:
-        """Read a TOML file and then `key=value` overrides.
+        """Read a TOML file and then `key=value` overrides; see `given_values` for what is raised."""
+        return cls(**cls.given_values(file, overrides))
+
+    @classmethod
+    def given_values(cls, file: Path | None = None, overrides: Iterable[str] = ()) -> dict[str, Any]:
+        """Read a TOML file and then `key=value` overrides into the values that they give, by key.
 
         Raises:
             ConfigInvalid: unknown keys (the nearest one is named) and values of another type.
@@ -111,11 +128,15 @@ class TrainingConfig:
             if not equals:
                 raise ConfigInvalid(f"{override!r} is not an override; write key=value, for instance batch_size=32.")
             values[key.strip()] = text.strip()
-        return cls.from_values(values)
+        return cls._checked(values)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Check keys and types; a string stands for any type that it can be read as."""
+        return cls(**cls._checked(values))
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         hints = typing.get_type_hints(cls)
         checked: dict[str, Any] = {}
         for key, value in values.items():
@@ -124,12 +145,23 @@ class TrainingConfig:
                 hint = f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(sorted(hints))}."
                 raise ConfigInvalid(f"there is no key {key!r}{hint}")
             checked[key] = _read(key, value, hints[key])
-        return cls(**checked)
+        return checked
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "image_size", "local_size", "depth", "prototypes", "head_hidden", "nodes"):
+        for key in (
+            "batch_size",
+            "accumulate",
+            "image_size",
+            "local_size",
+            "depth",
+            "prototypes",
+            "head_hidden",
+            "nodes",
+        ):
             _require(self, key, 1, None)
-        for key in ("local_views", "workers", "koleo_weight", "ibot_weight", "dino_weight", "freeze_last_layer", "lr"):
+        for key in ("local_views", "workers", "koleo_weight", "ibot_weight", "dino_weight", "lr"):
+            _require(self, key, 0, None)
+        for key in ("freeze_last_layer", "freeze_backbone"):
             _require(self, key, 0, None)
         for key in (
             "horizontal_flip",
@@ -141,8 +173,10 @@ class TrainingConfig:
             "warmup",
         ):
             _require(self, key, 0, 1)
-        for key in ("log_every", "keep_checkpoints", "knn_images"):
+        for key in ("log_every", "keep_checkpoints", "knn_images", "collapse_steps", "peer_timeout_s"):
             _require(self, key, 1, None)
+        if self.devices != "auto" and not (self.devices.isdecimal() and int(self.devices) > 0):
+            raise ConfigInvalid(f"devices is {self.devices!r}; give a number of GPUs or CPU processes, or auto.")
         _require(self, "held_out", 0, 0.5)
         _require(self, "drop_path", 0, 0.9)
         _require(self, "layer_scale", 0, 1)

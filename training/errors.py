@@ -1,11 +1,15 @@
 """What can go wrong in training, as one tree.
 
 TrainingError
-├── ConfigInvalid        an unknown key, a value of another type, or values that contradict each other
-├── DataTooSmall         too few images to learn from
+├── ConfigInvalid        an unknown key, a value of another type, values that contradict each other or the run that is resumed
+├── DataTooSmall         too few images, or too few labels, to learn or to measure from
+├── DataChanged          a resumed run finds other images than it began with
 ├── TooManyCorrupt       more than one image in a hundred cannot be decoded
 ├── CheckpointInvalid    a file that is not a checkpoint of this program, or a damaged one
-└── Diverged             the loss was not a finite number several times in a row
+├── Diverged             the loss was not a finite number several times in a row
+├── Collapsed            the representation became constant and stayed so
+├── LoadingFailed        a process that loads images came to an end
+└── PeerLost             another process of the run came to an end, or no longer answers
 
 Problems with files, images and artifacts are backbone's errors and pass through as they are. Every message is one sentence or two for a
 person: what is wrong, and what to do.
@@ -19,11 +23,15 @@ class TrainingError(Exception):
 
 
 class ConfigInvalid(TrainingError):
-    """An unknown key, a value of another type or out of range, or values that contradict each other."""
+    """An unknown key, a value of another type or out of range, or values that contradict each other or the run that is resumed."""
 
 
 class DataTooSmall(TrainingError):
-    """Too few images to learn from."""
+    """Too few images, or too few labels, to learn or to measure from."""
+
+
+class DataChanged(TrainingError):
+    """A resumed run finds other images than it began with."""
 
 
 class TooManyCorrupt(TrainingError):
@@ -36,3 +44,15 @@ class CheckpointInvalid(TrainingError):
 
 class Diverged(TrainingError):
     """The loss was not a finite number several times in a row."""
+
+
+class Collapsed(TrainingError):
+    """The representation became constant and stayed so."""
+
+
+class LoadingFailed(TrainingError):
+    """A process that loads images came to an end."""
+
+
+class PeerLost(TrainingError):
+    """Another process of the run came to an end, or no longer answers."""

@@ -42,24 +42,10 @@ def export(source: Path, out: Path, onnx: bool = True) -> Artifact:
     if source.is_dir():
         if (source / "manifest.json").exists():
             return _export_artifact(source, out, onnx=onnx)
-        return _export_checkpoint(newest_valid(source / "checkpoints"), out, onnx=onnx)
+        return export_checkpoint(newest_valid(source / "checkpoints"), out, onnx=onnx)
     if is_checkpoint(source):
-        return _export_checkpoint(read_checkpoint(source), out, onnx=onnx)
+        return export_checkpoint(read_checkpoint(source), out, onnx=onnx)
     return _export_hub(source, out, onnx=onnx)
-
-
-def write_teacher(checkpoint: Checkpoint, teacher: Backbone, out: Path, *, onnx: bool = True) -> Artifact:
-    """Write the artifact of a run's teacher, with what the run was; the network is moved to the CPU."""
-    config = checkpoint.config
-    return write_artifact(
-        out,
-        teacher,
-        Preprocess.for_image_size(config["image_size"]),
-        licence=config["licence"],
-        lineage="random initialisation",
-        training=_summary(checkpoint),
-        onnx=onnx,
-    )
 
 
 def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -70,11 +56,17 @@ def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "seed": checkpoint.config["seed"],
         "images": checkpoint.images,
         "data_fingerprint": checkpoint.data_fingerprint,
-        "knn": checkpoint.knn,
+        **{name: checkpoint.scores.get(name) for name in ("knn", "two_view_recall")},
     }
 
 
-def _export_checkpoint(checkpoint: Checkpoint, out: Path, *, onnx: bool) -> Artifact:
+def export_checkpoint(checkpoint: Checkpoint, out: Path, *, onnx: bool = True) -> Artifact:
+    """Write the artifact of a checkpoint's teacher, with what the run was.
+
+    Raises:
+        OutputNotEmpty, StorageFailed: see `backbone.errors`.
+        CheckpointInvalid: the weights are not those of the checkpoint's own architecture.
+    """
     tensors = {
         name.removeprefix(_TEACHER): value for name, value in checkpoint.method.items() if name.startswith(_TEACHER)
     }
@@ -83,7 +75,15 @@ def _export_checkpoint(checkpoint: Checkpoint, out: Path, *, onnx: bool) -> Arti
     if problems:
         raise CheckpointInvalid(f"the checkpoint does not fit its own architecture: {problems}; use an earlier one.")
     network.pooling = checkpoint.config["pooling"]
-    return write_teacher(checkpoint, network, out, onnx=onnx)
+    return write_artifact(
+        out,
+        network,
+        Preprocess.for_image_size(checkpoint.config["image_size"]),
+        licence=checkpoint.config["licence"],
+        lineage=checkpoint.lineage,
+        training=_summary(checkpoint),
+        onnx=onnx,
+    )
 
 
 def _export_artifact(source: Path, out: Path, *, onnx: bool) -> Artifact:

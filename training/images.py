@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,6 +16,7 @@ from backbone.errors import BackboneError, ImageRefused, PathMissing, StorageFai
 from backbone.listing import ListedImage
 from training.errors import TooManyCorrupt
 from training.randomness import seed_of
+from training.ranks import all_max, all_objects
 from training.views import MultiCrop, stack_views
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Refusal(NamedTuple):
 class Item(NamedTuple):
     """The views of one image, and the images that had to be passed over for it."""
 
+    image: int  # its number in the set, also where another one took its place
     views: list[Tensor]
     refusals: list[Refusal]
 
@@ -43,6 +45,7 @@ class Batch(NamedTuple):
 
     global_views: Tensor  # [2B, 3, H, W] uint8
     local_views: Tensor | None  # [nB, 3, h, w] uint8
+    images: list[int]  # [B] their numbers in the set
     refusals: list[Refusal]
 
 
@@ -68,7 +71,7 @@ class TrainingImages(Dataset[Item]):
             except (ImageRefused, PathMissing, StorageFailed) as error:
                 refusals.append(Refusal(chosen, _reason(error)))
                 continue
-            return Item(self.views(picture, epoch, index), refusals)
+            return Item(index, self.views(picture, epoch, index), refusals)
         raise TooManyCorrupt(
             f"{MAX_SUBSTITUTES} images in a row cannot be used, the last because: {refusals[-1].reason}. Check the folder."
         )
@@ -77,32 +80,49 @@ class TrainingImages(Dataset[Item]):
 def collate(items: Sequence[Item]) -> Batch:
     """Stack the views of a batch."""
     global_views, local_views = stack_views([item.views for item in items])
-    return Batch(global_views, local_views, [refusal for item in items for refusal in item.refusals])
+    refusals = [refusal for item in items for refusal in item.refusals]
+    return Batch(global_views, local_views, [item.image for item in items], refusals)
 
 
 class RefusalLog:
-    """Counts the images that could not be used, logs each path once, and stops a run with more than one in a hundred."""
+    """Counts the images that could not be used, logs each once, and stops a run with more than one in a hundred."""
 
     def __init__(self, images: Sequence[ListedImage]) -> None:
         self._images = images
-        self.paths: dict[Path, str] = {}
+        self.refused: set[int] = set()  # numbers of images, of all ranks after `share`
+        self._unshared = False
 
     def add(self, refusals: Sequence[Refusal]) -> None:
-        """Take note.
+        """Take note of what this process could not use."""
+        for refusal in refusals:
+            if refusal.image not in self.refused:
+                self.refused.add(refusal.image)
+                self._unshared = True
+                log.warning("%s is left out: %s", self._images[refusal.image].path, refusal.reason)
+
+    def state(self) -> list[str]:
+        """Return the ids of all images that one of the ranks could not use, for a checkpoint; a collective."""
+        return sorted(self._images[number].id for number in set().union(*all_objects(self.refused)))
+
+    def restore(self, ids: Sequence[str]) -> None:
+        """Go on from a `state`, on every rank; the next `share` counts anew, since the limit may have been passed by then."""
+        before = set(ids)
+        self.refused = {number for number, image in enumerate(self._images) if image.id in before}
+        self._unshared = bool(self.refused)
+
+    def share(self, device: torch.device) -> None:
+        """Let all ranks know what one could not use, so that all stop or none; a collective on `device`.
 
         Raises:
-            TooManyCorrupt: more than 1 % of the images, and more than one.
+            TooManyCorrupt: more than 1 % of the images, and more than one: a single file is no pattern, however small the set.
         """
-        for refusal in refusals:
-            path = self._images[refusal.image].path
-            if path not in self.paths:
-                self.paths[path] = refusal.reason
-                log.warning("%s is left out: %s", path, refusal.reason)
-        if len(self.paths) > max(1, MAX_CORRUPT_SHARE * len(self._images)):
-            path = next(reversed(self.paths))
+        if not all_max(torch.tensor(float(self._unshared), device=device)):
+            return
+        self.refused, self._unshared = set().union(*all_objects(self.refused)), False
+        if len(self.refused) > max(1, MAX_CORRUPT_SHARE * len(self._images)):
             raise TooManyCorrupt(
-                f"{len(self.paths)} of {len(self._images)} images cannot be used, more than 1 %, "
-                f"the last one {path}: {self.paths[path]} Repair or remove them."
+                f"{len(self.refused)} of {len(self._images)} images cannot be used, more than 1 %, for instance "
+                f"{self._images[min(self.refused)].path}; the log names each with its reason. Repair or remove them."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import torch
@@ -14,32 +15,67 @@ from training.images import Batch, Item, TrainingImages, collate
 from training.ranks import rank, world_size
 from training.sampling import Batches
 
+LEAST_KOLEO = 2  # images that KoLeo compares: one has no neighbour
+
+
+def expected_processes(config: TrainingConfig) -> int:
+    """Return how many processes the keys ask for: one a GPU where `devices` is auto."""
+    if config.devices == "auto":
+        return max(torch.cuda.device_count(), 1) * config.nodes
+    return int(config.devices) * config.nodes
+
+
+def check_batch(config: TrainingConfig, processes: int) -> None:
+    """Raise ConfigInvalid where the batch cannot be computed in equal parts, or where KoLeo would have nothing to compare."""
+    parts = processes * config.accumulate
+    if config.batch_size % parts:
+        near = max(config.batch_size // parts, 1) * parts
+        times = f" times accumulate={config.accumulate}" if config.accumulate > 1 else ""
+        raise ConfigInvalid(
+            f"batch_size is {config.batch_size}, not a multiple of the {processes} processes of the run{times}; "
+            f"take batch_size={near}."
+        )
+    compared = config.batch_size // (config.accumulate if config.koleo_over == "all" else parts)
+    if config.koleo_weight and compared < LEAST_KOLEO:
+        raise ConfigInvalid(
+            f"batch_size is {config.batch_size} in {parts} parts, but KoLeo compares images within a part and needs {LEAST_KOLEO}; "
+            "take a larger batch_size, or koleo_weight=0."
+        )
+
+
+def _leave_signals(worker: int) -> None:
+    """Let a worker outlive the wish to stop: `timeout` and systemd send SIGTERM to all processes of a job, and the last step needs
+    its images. The run ends its workers itself.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
 
 class Loading(LightningDataModule):
     """Makes the loader of a run when Lightning asks for it, which is after the process group exists."""
 
-    def __init__(self, dataset: TrainingImages, config: TrainingConfig) -> None:
+    def __init__(self, dataset: TrainingImages, config: TrainingConfig, start_step: int = 0) -> None:
         super().__init__()
-        self._dataset, self._config = dataset, config
+        self._dataset, self._config, self._start_step = dataset, config, start_step
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Return an endless loader of this rank's part of every batch.
 
         Raises:
-            ConfigInvalid: the batch cannot be shared evenly.
+            ConfigInvalid: the batch cannot be shared by the processes that there are.
         """
         config, processes = self._config, world_size()
-        if config.batch_size % processes:
-            raise ConfigInvalid(
-                f"batch_size is {config.batch_size}, not a multiple of the {processes} processes of the run."
-            )
+        check_batch(config, processes)
         workers = config.workers or 0
         return DataLoader(
             self._dataset,
-            batch_sampler=Batches(len(self._dataset), config.batch_size, config.seed, 0, rank(), processes),
+            batch_sampler=Batches(
+                len(self._dataset), config.batch_size, config.seed, self._start_step, rank(), processes
+            ),
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -50,5 +86,6 @@ class Loading(LightningDataModule):
         return Batch(
             batch.global_views.to(device, non_blocking=True),
             None if local_views is None else local_views.to(device, non_blocking=True),
+            batch.images,
             batch.refusals,
         )

@@ -8,7 +8,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from training.randomness import seed_of
+from training.views import GLOBAL_VIEWS
 
 MIN_BLOCK = 4  # patches: BEiT's 16 on a 14 x 14 grid left gaps too small to fill; DINOv2 takes 4
 ASPECT = (0.3, 1 / 0.3)  # height over width of a block, BEiT's
@@ -48,6 +53,37 @@ def draw_masks(
         share = rng.uniform(edges[crop], edges[crop + 1])
         masks[crop] = draw_mask(rng, rows, columns, _count(share, rows * columns)).ravel()
     return rng.permutation(masks)
+
+
+def masks_of_step(
+    seed: int,
+    step: int,
+    images: int,
+    grid: int,
+    probability: float = 0.5,
+    ratio: tuple[float, float] = (0.1, 0.5),
+    rank: int = 0,
+    world: int = 1,
+) -> Tensor:
+    """Draw the masks of a step's whole batch from (seed, step), and cut out those of one rank.
+
+    Args:
+        seed: of the run.
+        step: its number.
+        images: B, of this rank.
+        grid: patches along each side.
+        probability: see `draw_masks`.
+        ratio: see `draw_masks`.
+        rank: which rank; it has every `world`-th image (`sampling.Batches`).
+        world: number of ranks.
+
+    Returns:
+        [2B, grid * grid] booleans on the CPU, view by view as the batch is.
+    """
+    rng = np.random.default_rng(seed_of("mask", seed, step))
+    masks = draw_masks(rng, GLOBAL_VIEWS * images * world, grid, grid, probability, ratio)
+    by_view = torch.from_numpy(masks).view(GLOBAL_VIEWS, images * world, grid * grid)
+    return by_view[:, rank::world].flatten(0, 1)
 
 
 def draw_mask(rng: np.random.Generator, rows: int, columns: int, count: int) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ One step (arXiv:2104.14294, algorithm 1; arXiv:2304.07193, section 4):
     losses = method(global_views, local_views, masks, teacher_temperature)
     losses.total.backward()
     optimizer.step()                      # over method.student's parameters
-    method.update_teacher(momentum)       # only after a step was taken
+    method.update_teacher(momentum)       # only after a step was taken; else method.skip_step()
 
 Legend: B images, V = 2 + n views, N patches of a global view, M masked patches, K prototypes, D width. Views lie one after the other:
 rows v*B to (v+1)*B are view v of all images.
@@ -23,10 +23,20 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from backbone.model import Backbone
 from training.errors import ConfigInvalid
+from training.gather import all_gather_rows
 from training.heads import ProjectionHead
-from training.losses import dino_loss, ibot_loss, koleo_loss, moved_centre, sinkhorn_targets, softmax_targets
-
-GLOBAL_VIEWS = 2  # what the teacher sees of an image; every published recipe has two
+from training.health import prototype_use, relative_entropy
+from training.losses import (
+    centre_moved_by,
+    dino_loss,
+    ibot_loss,
+    koleo_loss,
+    score_sums,
+    sinkhorn_targets,
+    softmax_targets,
+)
+from training.ranks import rank
+from training.views import GLOBAL_VIEWS
 
 
 @dataclass(frozen=True)
@@ -44,18 +54,21 @@ class MethodConfig:
     dino_weight: float
     ibot_weight: float
     koleo_weight: float
+    koleo_over: Literal["process", "all"]
 
 
 class Losses(NamedTuple):
-    """Scalars of one step; `total` is what is minimised, the parts are before their weights."""
+    """What one batch gave: scalars of which `total` is minimised and the parts are before their weights, and signs of health."""
 
     total: Tensor
     dino: Tensor
     ibot: Tensor
     koleo: Tensor
-    teacher_entropy: (
-        Tensor  # of the mean target's row, over ln K: 1 says uniform, 0 one prototype; both ends are collapse
+    teacher_entropy: Tensor  # of a target, over ln K: 1 says that all are uniform
+    prototype_use: (
+        Tensor  # share of the prototypes that the mean target is spread over: 1/K says that all images get the same one
     )
+    teacher_tokens: Tensor  # [2B, D] what the teacher made of the global views
 
 
 class Network(nn.Module):
@@ -95,16 +108,20 @@ class SelfDistillation(nn.Module):
             token.requires_grad_(False)  # never used: DDP would wait for its gradient
         # A copy, heads included: a teacher with another random head would ask for targets that no view of an image explains.
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        # A teacher with batch normalisation normalises by the batch, as DINO's does; no other layer asks for training mode.
-        self.teacher_uses_batch = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.teacher.modules())
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("patch_centre", torch.zeros(config.prototypes))
+        # Since the last step:
+        self._score_sums: Tensor | None = None  # [2, K + 1] of whole views and patches: the centres' next move
+        self._buffers_before: list[Tensor] | None = None  # running statistics of batch normalisation, to go back to
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the student's mode; the teacher stays in evaluation mode unless it normalises by the batch."""
+        """Set the student's mode; the teacher stays in evaluation mode, but for layers that normalise by the batch, as DINO's do."""
         super().train(mode)
-        self.teacher.train(mode and self.teacher_uses_batch)
+        self.teacher.eval()
+        for layer in self.teacher.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.train(mode)
         return self
 
     def forward(
@@ -120,8 +137,10 @@ class SelfDistillation(nn.Module):
         """
         if self.config.ibot_weight == 0:
             masks = None
+        if self._buffers_before is None:
+            self._buffers_before = [buffer.clone() for buffer in self._running_statistics()]
         picked, weights = _masked(masks, global_views.device)
-        targets, patch_targets = self._targets(global_views, picked, teacher_temperature)
+        teacher_tokens, targets, patch_targets = self._teach(global_views, picked, teacher_temperature)
 
         tokens = self.student.backbone(global_views, masks if masks is None else masks.to(global_views.device))
         rows = [tokens.global_token]
@@ -137,41 +156,59 @@ class SelfDistillation(nn.Module):
         zero = dino.new_zeros(())
         koleo = zero
         if config.koleo_weight > 0:
-            koleo = torch.stack([koleo_loss(view) for view in tokens.global_token.chunk(GLOBAL_VIEWS)]).sum()
+            koleo = torch.stack([self._koleo(view) for view in tokens.global_token.chunk(GLOBAL_VIEWS)]).sum()
         total = config.dino_weight * dino + config.koleo_weight * koleo
         if config.ibot_weight > 0:
             total = total + config.ibot_weight * ibot
-        return Losses(total, dino.detach(), ibot.detach(), koleo.detach(), _relative_entropy(targets))
+        signs = relative_entropy(targets), prototype_use(targets)
+        return Losses(total, dino.detach(), ibot.detach(), koleo.detach(), *signs, teacher_tokens)
+
+    def _koleo(self, view: Tensor) -> Tensor:
+        """KoLeo of one view [B, D]: neighbours are looked for in this process's batch, or in those of all."""
+        if self.config.koleo_over == "process":
+            return koleo_loss(view)
+        return koleo_loss(view, all_gather_rows(view), offset=rank() * len(view))
 
     @torch.no_grad()
-    def _targets(self, views: Tensor, picked: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """The teacher's probabilities for whole views [2B, K] and masked patches [M, K]; it sees every patch."""
+    def _teach(self, views: Tensor, picked: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The teacher's tokens [2B, D] and probabilities for whole views [2B, K] and masked patches [M, K]; it sees every patch."""
         tokens = self.teacher.backbone(views)
         scores, patch_scores = self.teacher.scores(tokens.global_token, tokens.patch_tokens.flatten(0, 1)[picked])
         with_patches = self.config.ibot_weight > 0
         if self.config.centring == "sinkhorn":
             targets = sinkhorn_targets(scores, temperature)
-            return targets, sinkhorn_targets(patch_scores, temperature) if with_patches else patch_scores
-        # The centre of this step comes from earlier steps only, so that a batch does not cancel itself.
-        targets = softmax_targets(scores, self.centre, temperature)
-        patch_targets = softmax_targets(patch_scores, self.patch_centre, temperature)
-        self._move(self.centre, scores)
-        if with_patches:
-            self._move(self.patch_centre, patch_scores)
-        return targets, patch_targets
-
-    def _move(self, centre: Tensor, scores: Tensor) -> None:
-        moved = moved_centre(centre, scores, self.config.centre_momentum)
-        centre.copy_(torch.where(moved.isfinite().all(), moved, centre))  # one bad batch must not poison all later ones
+            patch_targets = sinkhorn_targets(patch_scores, temperature) if with_patches else patch_scores
+        else:
+            # The centres of this step come from earlier steps only, so that a batch does not cancel itself.
+            targets = softmax_targets(scores, self.centre, temperature)
+            patch_targets = softmax_targets(patch_scores, self.patch_centre, temperature)
+            sums = torch.stack([score_sums(scores, self.centre), score_sums(patch_scores, self.patch_centre)])
+            self._score_sums = sums if self._score_sums is None else self._score_sums + sums
+        return tokens.global_token.detach(), targets, patch_targets
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher's parameters towards the student's: momentum * teacher + (1 - momentum) * student.
+        """Move the teacher's parameters towards the student's: momentum * teacher + (1 - momentum) * student. A collective.
 
-        Buffers are left alone: a teacher with batch normalisation keeps the statistics of what it saw itself.
+        The centres move with it, by the scores of all batches since the last step. Other buffers are left alone: a teacher with batch
+        normalisation keeps the statistics of what it saw itself.
         """
         average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
         average(list(self.teacher.parameters()), list(self.student.parameters()), None)
+        if self._score_sums is not None:
+            for centre, sums in zip((self.centre, self.patch_centre), self._score_sums, strict=True):
+                centre.copy_(centre_moved_by(centre, sums, self.config.centre_momentum))
+        self._score_sums = self._buffers_before = None
+
+    @torch.no_grad()
+    def skip_step(self) -> None:
+        """Forget the batches since the last step: a number that is not finite must not stay in a centre or a running statistic."""
+        for buffer, before in zip(self._running_statistics(), self._buffers_before or (), strict=False):
+            buffer.copy_(before)
+        self._score_sums = self._buffers_before = None
+
+    def _running_statistics(self) -> list[Tensor]:
+        return [*self.student.buffers(), *self.teacher.buffers()]
 
 
 def _head(dim: int, config: MethodConfig) -> ProjectionHead:
@@ -190,9 +227,3 @@ def _masked(masks: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]
     counts = masks.sum(dim=1).clamp_min(1)  # [2B]
     weights = (1.0 / counts).unsqueeze(1).expand_as(masks)[masks]
     return masks.flatten().nonzero().squeeze(1).to(device), weights.to(device)
-
-
-def _relative_entropy(targets: Tensor) -> Tensor:
-    """Mean entropy of the rows of [M, K] over ln K."""
-    entropy = torch.special.entr(targets).sum(dim=-1).mean()
-    return entropy / torch.log(torch.tensor(float(targets.shape[-1]), device=targets.device))

@@ -1,85 +1,48 @@
 """The training step as Lightning runs it. Optimisation is manual, so that a step can be read from top to bottom.
 
-Lightning places tensors, wraps the module for several processes and casts to the precision; what is learnt is in `method.py`.
+Lightning places tensors and wraps the module for several processes; what is learnt is in `method.py`. One call of `training_step` is
+one step of the optimizer, whatever the number of parts in which its batch is computed.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 
+from training.batchnorm import convert
+from training.checkpoints import Checkpoint
 from training.config import TrainingConfig
 from training.errors import Diverged
+from training.gradients import clip_gradients
 from training.images import Batch
 from training.length import Length
-from training.masks import draw_masks
-from training.method import GLOBAL_VIEWS, Losses, SelfDistillation
-from training.parameter_groups import drop_last_layer_gradients, parameter_groups, write_schedule
+from training.masks import masks_of_step
+from training.method import Losses, SelfDistillation
+from training.optimizer import make_optimizer
+from training.parameter_groups import drop_last_layer_gradients, write_schedule
+from training.precision import autocast_dtype, loss_scaler
 from training.randomness import seed_of
 from training.ranks import all_max, rank, world_size
-from training.schedules import Cosine, Ramp
+from training.schedules import Knobs, Schedules
 from training.views import normalised
 
-LR_BATCH = 256  # images: the batch that `lr` is meant for
 MAX_SKIPPED = 3  # a single bad batch can happen; three in a row do not heal
-FROZEN_SHARE = 0.1  # of a run: a last layer frozen for longer would leave short runs without one
-
-
-class Knobs(NamedTuple):
-    """What the schedules say at one step."""
-
-    lr: float
-    weight_decay: float
-    momentum: float
-    teacher_temperature: float
-
-
-@dataclass(frozen=True)
-class Schedules:
-    """The four schedules of a run."""
-
-    lr: Cosine
-    weight_decay: Cosine
-    momentum: Cosine
-    teacher_temperature: Ramp
-
-    @classmethod
-    def from_config(cls, config: TrainingConfig) -> Schedules:
-        """Build them from resolved keys; the learning rate grows with the root of the batch (arXiv:2205.10287)."""
-        c = config
-        assert c.lr is not None
-        assert c.weight_decay is not None
-        assert c.weight_decay_end is not None
-        assert c.momentum is not None
-        assert c.teacher_temperature is not None
-        assert c.teacher_temperature_start is not None
-        peak = c.lr * math.sqrt(c.batch_size / LR_BATCH)
-        return cls(
-            lr=Cosine(peak, min(c.lr_end, peak), warmup=c.warmup),
-            weight_decay=Cosine(c.weight_decay, c.weight_decay_end),
-            momentum=Cosine(c.momentum, c.momentum_end),
-            teacher_temperature=Ramp(c.teacher_temperature_start, c.teacher_temperature, c.teacher_temperature_warmup),
-        )
-
-    def at(self, progress: float) -> Knobs:
-        """Return the values at `progress`."""
-        return Knobs(
-            self.lr(progress), self.weight_decay(progress), self.momentum(progress), self.teacher_temperature(progress)
-        )
+FROZEN_SHARE = 0.1  # of a run: what is frozen for longer would leave short runs without it
 
 
 class StepResult(NamedTuple):
     """What one step was."""
 
-    losses: Losses
+    losses: Losses  # means over the parts of the batch; the tokens are the last part's
     gradient_norm: Tensor  # before clipping
     taken: bool
 
@@ -101,11 +64,19 @@ class TrainingModule(LightningModule):
         self.schedules = Schedules.from_config(config)
         self.step = 0  # batches consumed, steps skipped included: the position in the data
         self.elapsed_s = 0.0  # as all ranks agreed on after the last step
+        self.skipped = 0  # steps not taken, in a row
         self.stop_asked = False  # by a signal, on any rank
         self.stopping = False  # agreed by all ranks
         self.last: StepResult | None = None  # the newest step
-        self._skipped = 0
+        self._scaler = loss_scaler(config.precision, torch.device("cpu"))
+        self._resumed: Checkpoint | None = None
         self._started = time.monotonic()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on after `checkpoint`; call it before the run starts."""
+        self.method.load_state_dict(checkpoint.method)
+        self.step, self.elapsed_s, self.skipped = checkpoint.step, checkpoint.elapsed_s, checkpoint.skipped
+        self._resumed = checkpoint
 
     @property
     def progress(self) -> float:
@@ -117,18 +88,36 @@ class TrainingModule(LightningModule):
         """The schedules' values for the next step."""
         return self.schedules.at(self.progress)
 
-    def on_train_start(self) -> None:
-        """Start the clock of `max_time_s`: building and compiling do not count."""
-        self._started = time.monotonic() - self.elapsed_s
+    @property
+    def warming_up(self) -> bool:
+        """Whether the learning rate has not reached its peak yet."""
+        return self.progress < self.config.warmup
+
+    @property
+    def scaler_state(self) -> dict[str, float]:
+        """State of the loss scale, for a checkpoint; empty unless the precision is float16."""
+        return self._scaler.state_dict()
+
+    def configure_model(self) -> None:
+        """Once the process group exists: normalise batches over all processes, and compile."""
+        if world_size() > 1:
+            convert(self.method, self.trainer.strategy.root_device.type)
+        if self.config.compile:
+            for network in (self.method.student, self.method.teacher):
+                network.backbone.compile()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW with PyTorch's betas and epsilon, as both papers."""
-        student = self.method.student
-        assert self.config.layer_decay is not None
-        assert self.config.patch_embed_lr is not None
-        blocks = getattr(student.backbone, "blocks", ())
-        groups = parameter_groups(student, len(blocks), self.config.layer_decay, self.config.patch_embed_lr)
-        return torch.optim.AdamW(groups, lr=0.0)  # the schedule writes the rate before every step
+        """See `make_optimizer`."""
+        return make_optimizer(self.method.student, self.config)
+
+    def on_train_start(self) -> None:
+        """Put back what needs the optimizer and the device, and start the clock: building and compiling do not count."""
+        self._scaler = loss_scaler(self.config.precision, self.device)
+        if self._resumed is not None:
+            self.trainer.optimizers[0].load_state_dict(self._resumed.optimizer)
+            self._scaler.load_state_dict(self._resumed.scaler)
+            self._resumed = None  # it holds a copy of the weights
+        self._started = time.monotonic() - self.elapsed_s
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Take one step: losses, backward, freeze, clip, agree, step, average."""
@@ -139,37 +128,74 @@ class TrainingModule(LightningModule):
         # Drop path draws from the global generator: give it a state that depends on nothing but the place in the run.
         torch.manual_seed(seed_of("step", self.config.seed, self.step, rank()))
 
-        local_views = None if batch.local_views is None else normalised(batch.local_views)
-        masks = self._masks(batch.global_views.shape[0], batch.global_views.shape[-1])
-        losses: Losses = self.method(normalised(batch.global_views), local_views, masks, knobs.teacher_temperature)
-        self.manual_backward(losses.total)
-        if self._last_layer_frozen():
-            drop_last_layer_gradients(optimizer.param_groups)
-        norm = torch.nn.utils.clip_grad_norm_(self.method.student.parameters(), self.config.clip_norm)
+        losses = self._losses_and_gradients(batch, knobs.teacher_temperature)
+        self._scaler.unscale_(optimizer.optimizer)
+        self._freeze(optimizer)
+        assert self.config.clip_by is not None
+        norm = clip_gradients(self.method.student, self.config.clip_norm, self.config.clip_by)
 
         taken = self._agree(bool(losses.total.isfinite() & norm.isfinite()))
         if taken:
-            optimizer.step()
+            self._scaler.step(optimizer.optimizer)
             self.method.update_teacher(knobs.momentum)
+        else:
+            self.method.skip_step()
         optimizer.zero_grad(set_to_none=True)
-        self._count(taken)
-        self.last = StepResult(Losses(*(loss.detach() for loss in losses)), norm.detach(), taken)
+        self._count(taken, batch)
+        self.last = StepResult(losses, norm, taken)
 
-    def _masks(self, views: int, side: int) -> Tensor | None:
-        """Draw the masks of the global batch from (seed, step) and cut out this rank's: [2B, N] on the CPU."""
-        if not self.config.ibot_weight:
+    def _losses_and_gradients(self, batch: Batch, teacher_temperature: float) -> Losses:
+        """Go forward and backward through the parts of the batch, and return the mean losses."""
+        parts = list(self._parts(batch))
+        dtype = autocast_dtype(self.config.precision)
+        results = []
+        for number, (global_views, local_views, masks) in enumerate(parts):
+            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                losses: Losses = self.method(global_views, local_views, masks, teacher_temperature)
+            with self._synchronised(number == len(parts) - 1):
+                self.manual_backward(self._scaler.scale(losses.total / len(parts)))
+            results.append([value.detach() for value in losses[:-1]])
+        means = [torch.stack(values).mean() for values in zip(*results, strict=True)]
+        return Losses._make([*means, losses.teacher_tokens])
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Cut the batch into `accumulate` parts of whole images: global and local views as pixels, and masks."""
+        images = len(batch.images)
+        masks = self._masks(images, batch.global_views.shape[-1])
+        size = images // self.config.accumulate
+        for first in range(0, images, size):
+            part = slice(first, first + size)
+            local_views = batch.local_views
+            yield (
+                normalised(_of_images(batch.global_views, part, images)),
+                None if local_views is None else normalised(_of_images(local_views, part, images)),
+                None if masks is None else _of_images(masks, part, images),
+            )
+
+    def _masks(self, images: int, side: int) -> Tensor | None:
+        config = self.config
+        if not config.ibot_weight:
             return None
-        cells = side // self.method.student.backbone.stride
-        rng = np.random.default_rng(seed_of("mask", self.config.seed, self.step))
-        all_views = views * world_size()
-        masks = draw_masks(rng, all_views, cells, cells, self.config.mask_probability, self.config.mask_ratio)
-        # View by view as the batch is, and each rank has every w-th image (`sampling.py`).
-        by_view = torch.from_numpy(masks).view(GLOBAL_VIEWS, -1, cells * cells)
-        return by_view[:, rank() :: world_size()].flatten(0, 1)
+        grid = side // self.method.student.backbone.stride
+        chances = config.mask_probability, config.mask_ratio
+        return masks_of_step(config.seed, self.step, images, grid, *chances, rank(), world_size())
 
-    def _last_layer_frozen(self) -> bool:
-        frozen_steps = self.config.freeze_last_layer * self.steps_per_epoch
-        return self.step < frozen_steps and self.progress < FROZEN_SHARE
+    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Let processes exchange gradients in the last part only: sums of the parts are exchanged once."""
+        strategy = self.trainer.strategy
+        return nullcontext() if last or not isinstance(strategy, ParallelStrategy) else strategy.block_backward_sync()
+
+    def _freeze(self, optimizer: LightningOptimizer) -> None:
+        """Take away the gradients of what does not learn yet."""
+        assert self.config.freeze_backbone is not None
+        if self._lies_within(self.config.freeze_last_layer):
+            drop_last_layer_gradients(optimizer.param_groups)
+        if self._lies_within(self.config.freeze_backbone):
+            for parameter in self.method.student.backbone.parameters():
+                parameter.grad = None
+
+    def _lies_within(self, epochs: float) -> bool:
+        return self.step < epochs * self.steps_per_epoch and self.progress < FROZEN_SHARE
 
     def _agree(self, finite: bool) -> bool:
         """Let all ranks see one clock, one wish to stop, and whether anybody's loss or gradient is not finite."""
@@ -179,11 +205,20 @@ class TrainingModule(LightningModule):
         self.stopping = bool(any_stop)
         return not any_bad
 
-    def _count(self, taken: bool) -> None:
+    def _count(self, taken: bool, batch: Batch) -> None:
+        scale = self._scaler.get_scale()
+        self._scaler.update()
+        # A float16 gradient over the range is how a loss scale finds its size; no sign of divergence before it is down to one.
+        searching = scale > self._scaler.get_scale() >= 1.0
         self.step += 1
-        self._skipped = 0 if taken else self._skipped + 1
-        if self._skipped >= MAX_SKIPPED:
+        self.skipped = 0 if taken or searching else self.skipped + 1
+        if self.skipped >= MAX_SKIPPED:
             raise Diverged(
                 f"the loss or its gradient was not finite in {MAX_SKIPPED} steps in a row, up to step {self.step} (seed "
-                f"{self.config.seed}); take a lower lr, or precision=32."
+                f"{self.config.seed}, images number {', '.join(map(str, batch.images))}); take a lower lr, or precision=32."
             )
+
+
+def _of_images(views: Tensor, part: slice, images: int) -> Tensor:
+    """Cut some images out of views that lie one after the other: [v * images, ...] -> [v * len(part), ...]."""
+    return views.view(-1, images, *views.shape[1:])[:, part].flatten(0, 1)

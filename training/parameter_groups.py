@@ -9,6 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+# Decay pulls weights of a matrix towards zero. A bias, a norm, a LayerScale or a weight-norm length has no reason to be small: all that
+# is 1-D, and by name torchvision's LayerScale in a ConvNeXt, [D, 1, 1], and the length of a prototype, [K, 1].
+UNDECAYED = (".layer_scale", ".weight.original0")
+
 
 @dataclass(frozen=True)
 class Treatment:
@@ -38,8 +42,7 @@ def treatment(name: str, parameter: Tensor, depth: int, layer_decay: float, patc
             scale = layer_decay ** (depth + 1)
     if ".patch_embed." in name:
         scale *= patch_embed_lr
-    # Decay pulls weights of a matrix towards zero; a bias, a norm, a LayerScale or a weight-norm length has no reason to be small.
-    free = parameter.ndim <= 1 or name.endswith((".bias", "weight.original0")) or "norm" in name or "gamma" in name
+    free = parameter.ndim <= 1 or name.endswith(UNDECAYED)
     return Treatment(scale, not free, ".last_layer." in name)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from training.config import Precision
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return `x` in float32; float64 stays."""
@@ -20,8 +22,26 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def uses_bf16(precision: str) -> bool:
-    """Say whether the key `precision` means mixed bfloat16 on this machine; `auto` does on a GPU that computes in it."""
-    if precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return precision == "bf16"
+def chosen_precision(precision: Precision) -> Precision:
+    """Return what `auto` means on this machine: bf16 on a GPU that computes in it, else 32; any other key as it is.
+
+    float16 is taken only where it is asked for, since its range needs a loss scale.
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32"
+
+
+def highest_precision(x: Tensor) -> Tensor:
+    """Return `x` in float64, or in float32 on Apple's GPUs, which have nothing wider."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
+def autocast_dtype(precision: Precision) -> torch.dtype | None:
+    """Return what the key `precision` lets matrix products be computed in; None is float32."""
+    return {"bf16": torch.bfloat16, "16": torch.float16}.get(chosen_precision(precision))
+
+
+def loss_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """Return PyTorch's dynamic loss scale for float16 (arXiv:1710.03740, 3.2); for any other precision one that does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=autocast_dtype(precision) is torch.float16)

@@ -11,7 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 15.0  # in a log file: often enough to see that it lives, and 240 lines an hour
-_SHOWN = (("loss", ".3f"), ("dino", ".3f"), ("ibot", ".3f"), ("koleo", ".3f"), ("images_per_s", ".0f"), ("knn", ".1%"))
+# Name and form of each value that is shown, in this order.
+_SHOWN = {
+    "loss": "loss {:.3f}",
+    "dino": "dino {:.3f}",
+    "ibot": "ibot {:.3f}",
+    "koleo": "koleo {:.3f}",
+    "knn": "knn {:.1%}",
+    "two_view_recall": "two-view {:.1%}",
+    "images_per_s": "images/s {:.0f}",
+    "data_wait": "data wait {:.0%}",
+    "memory_gib": "memory {:.1f} GiB",
+}
+LEAST_WAIT = 0.05  # share of the time; waiting less for images is normal, and nothing to act on
 
 
 class Reporter:
@@ -59,10 +71,10 @@ class Reporter:
             self.say(f"step {step} ({progress:.0%}): {self._text()}")
 
     def _text(self) -> str:
-        shown = [(key, form) for key, form in _SHOWN if key in self._values]
-        zero = [key for key in ("ibot", "koleo") if self._values.get(key) == 0.0]
-        return "  ".join(f"{_label(key)} {self._values[key]:{form}}" for key, form in shown if key not in zero)
+        shown = {key: value for key, value in self._values.items() if _tells(key, value)}
+        return "  ".join(form.format(shown[key]) for key, form in _SHOWN.items() if key in shown)
 
 
-def _label(key: str) -> str:
-    return {"images_per_s": "images/s"}.get(key, key)
+def _tells(key: str, value: float) -> bool:
+    """Say whether a value is worth its place: a loss that the recipe leaves out is exactly 0."""
+    return value >= LEAST_WAIT if key == "data_wait" else value != 0.0 or key not in ("ibot", "koleo")

@@ -6,10 +6,13 @@ Every function is a collective: all ranks call it, in the same order, whether or
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -35,6 +38,15 @@ def is_first_process() -> bool:
 def all_sum(value: Tensor) -> Tensor:
     """Return the sum over all ranks; the argument is left as it is."""
     return _reduced(value, dist.ReduceOp.SUM)
+
+
+def all_objects(value: T) -> list[T]:
+    """Return what every rank gave, in the order of the ranks; plain values and CPU tensors."""
+    if world_size() == 1:
+        return [value]
+    gathered = [value] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
 
 
 def all_max(value: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ SMALL_IMAGE = 64  # pixels; up to here a picture is an icon: a blur or a crop of
 FEW_IMAGES = 50_000  # up to here the papers' settings, made for a million images, are bent towards stability
 # Measured on 10,000 images in batches of 64: with the running mean, the targets' entropy went to that of the uniform within 50 steps.
 _FEW_DRIFT = "DINOv2's: with few images and small batches DINO's running mean lets the targets drift to uniform"
+_NO_DROP = "a ResNet has no stochastic depth here"
+NO_IBOT = "iBOT is off: a CNN has no patch tokens to mask"
 
 
 class Choice(NamedTuple):
@@ -48,7 +50,7 @@ def resolve(config: TrainingConfig, images: int, architecture: Architecture) -> 
         architecture: of the backbone.
     """
     recipe = {"dino": _dino, "dinov2": _dinov2}[config.recipe]
-    choices = recipe(images, architecture)
+    choices = recipe(config, images, architecture)
     smallest_global = (config.global_scale or choices["global_scale"].value)[0]
     choices.update(_sizes(config.image_size, architecture, smallest_global))
     decided = {key: choice for key, choice in choices.items() if getattr(config, key) is None}
@@ -61,7 +63,7 @@ def resolve(config: TrainingConfig, images: int, architecture: Architecture) -> 
     return Resolved(resolved, {key: choice.reason for key, choice in decided.items()})
 
 
-def _dino(images: int, architecture: Architecture) -> dict[str, Choice]:
+def _dino(config: TrainingConfig, images: int, architecture: Architecture) -> dict[str, Choice]:
     vit = architecture.name == "vit"
     few = images <= FEW_IMAGES
     return {
@@ -71,10 +73,13 @@ def _dino(images: int, architecture: Architecture) -> dict[str, Choice]:
         "weight_decay_end": Choice(0.4, "DINO's end") if vit else Choice(0.04, "a CNN is regularised by its form"),
         "layer_decay": Choice(1.0, "DINO has none"),
         "patch_embed_lr": Choice(1.0, "DINO has none"),
+        "clip_by": Choice("parameter", "as DINO's public code does"),
+        "freeze_backbone": _freeze(config),
         "trainable_norm": Choice(False, "prototypes of length one: DINO's choice for stability"),
         "centring": Choice("sinkhorn", _FEW_DRIFT) if few else Choice("softmax", "DINO's"),
-        "drop_path": Choice(0.1, "DINO's") if vit else Choice(0.0, "a ResNet has no stochastic depth here"),
-        "layer_scale": Choice(1.0, "DINO has none: blocks speak up from the first step, which short runs need"),
+        "drop_path": Choice(0.0, _NO_DROP) if architecture.name == "resnet" else Choice(0.1, "DINO's"),
+        "layer_scale": _convolutional_scale(architecture)
+        or Choice(1.0, "DINO has none: blocks speak up from the first step, which short runs need"),
         "ibot_weight": Choice(0.0, "DINO has none"),
         "koleo_weight": Choice(0.1, "DINOv2's: spreads the vectors, which few images need most")
         if few
@@ -83,24 +88,43 @@ def _dino(images: int, architecture: Architecture) -> dict[str, Choice]:
     }
 
 
-def _dinov2(images: int, architecture: Architecture) -> dict[str, Choice]:
+def _dinov2(config: TrainingConfig, images: int, architecture: Architecture) -> dict[str, Choice]:
     vit = architecture.name == "vit"
-    small = not vit or architecture.params["dim"] <= 384
+    small = not vit or architecture.dim <= 384
     return {
         **_by_images(images),
         "lr": Choice(2e-3, "DINOv2's 4e-3 for a batch of 1,024"),
         "weight_decay": Choice(0.04, "DINOv2's start"),
         "weight_decay_end": Choice(0.4, "DINOv2's end") if vit else Choice(0.04, "a CNN is regularised by its form"),
         "layer_decay": Choice(0.9, "DINOv2's") if vit else Choice(1.0, "a CNN has no blocks to grade"),
-        "patch_embed_lr": Choice(0.2, "DINOv2's: a quiet patch projection is a stable one"),
+        "patch_embed_lr": Choice(0.2, "DINOv2's: a quiet patch projection is a stable one")
+        if vit
+        else Choice(1.0, "a CNN has no patch projection"),
+        "clip_by": Choice("module", "DINOv2's: backbone and heads apart"),
+        "freeze_backbone": _freeze(config),
         "trainable_norm": Choice(True, "DINOv2's"),
         "centring": Choice("sinkhorn", "DINOv2's: needs no running mean"),
-        "drop_path": Choice((0.1 if small else 0.3) if vit else 0.0, "0.3 in the paper, 0.1 for small networks"),
-        "layer_scale": Choice(1e-5, "DINOv2's start: each block is nearly silent, and deep networks stay stable"),
-        "ibot_weight": Choice(1.0, "DINOv2's") if vit else Choice(0.0, "a CNN has no patch tokens to mask"),
+        "drop_path": Choice(0.0, _NO_DROP)
+        if architecture.name == "resnet"
+        else Choice(0.1 if small else 0.3, "0.3 in the paper, 0.1 for small networks"),
+        "layer_scale": _convolutional_scale(architecture)
+        or Choice(1e-5, "DINOv2's start: each block is nearly silent, and deep networks stay stable"),
+        "ibot_weight": Choice(1.0, "DINOv2's") if vit else Choice(0.0, NO_IBOT),
         "koleo_weight": Choice(0.1, "DINOv2's"),
         "global_scale": Choice((0.32, 1.0), "DINOv2's"),
     }
+
+
+def _convolutional_scale(architecture: Architecture) -> Choice | None:
+    """A CNN's own start of LayerScale; None for a ViT, which the recipe decides."""
+    own = {"resnet": Choice(1.0, "a ResNet has none"), "convnext": Choice(1e-6, "ConvNeXt's")}
+    return own.get(architecture.name)
+
+
+def _freeze(config: TrainingConfig) -> Choice:
+    if config.init is None:
+        return Choice(0.0, "nothing has been learnt yet that new heads could spoil")
+    return Choice(1.0, "new heads must not shake a backbone that knows something, so they learn alone first")
 
 
 # up to so many images: (prototypes, momentum at the start). The published 65,536 and 0.996 are for a million images: with few images
@@ -131,9 +155,8 @@ def _sizes(image_size: int, architecture: Architecture, smallest_global: float) 
     """What depends on the size of the pictures and of the network."""
     vit = architecture.name == "vit"
     step = architecture.params["patch_size"] if vit else 2
-    local_size = max(round(image_size * 96 / 224 / step), 1) * step
+    local_size = max(max(round(image_size * 96 / 224 / step), 1) * step, architecture.smallest_image)
     small = image_size <= SMALL_IMAGE
-    dim = architecture.params["dim"] if vit else {18: 512}.get(architecture.params["depth"], 2048)
     return {
         "local_size": Choice(local_size, "96/224 of image_size, in whole patches"),
         "local_views": Choice(4, "small pictures have fewer distinct parts") if small else Choice(8, "DINOv2's"),
@@ -145,7 +168,9 @@ def _sizes(image_size: int, architecture: Architecture, smallest_global: float) 
         "blur": Choice("off", "a blur of 2 pixels removes what a small picture shows")
         if small
         else Choice("intended", "the papers' chances"),
-        "head_hidden": Choice(min(2048, 4 * dim), "4 x the width of the backbone, up to the published 2,048"),
+        "head_hidden": Choice(
+            min(2048, 4 * architecture.dim), "4 x the width of the backbone, up to the published 2,048"
+        ),
         "workers": Choice(*_workers()),
     }
 

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from training.config import TrainingConfig
+
+LR_BATCH = 256  # images: the batch that `lr` is meant for
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,46 @@ class Ramp:
         if progress >= self.share:
             return self.end
         return self.start + (self.end - self.start) * max(progress, 0.0) / self.share
+
+
+class Knobs(NamedTuple):
+    """What the schedules say at one step."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    teacher_temperature: float
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The four schedules of a run."""
+
+    lr: Cosine
+    weight_decay: Cosine
+    momentum: Cosine
+    teacher_temperature: Ramp
+
+    @classmethod
+    def from_config(cls, config: TrainingConfig) -> Schedules:
+        """Build them from resolved keys; the learning rate grows with the root of the batch (arXiv:2205.10287)."""
+        c = config
+        assert c.lr is not None
+        assert c.weight_decay is not None
+        assert c.weight_decay_end is not None
+        assert c.momentum is not None
+        assert c.teacher_temperature is not None
+        assert c.teacher_temperature_start is not None
+        peak = c.lr * math.sqrt(c.batch_size / LR_BATCH)
+        return cls(
+            lr=Cosine(peak, min(c.lr_end, peak), warmup=c.warmup),
+            weight_decay=Cosine(c.weight_decay, c.weight_decay_end),
+            momentum=Cosine(c.momentum, c.momentum_end),
+            teacher_temperature=Ramp(c.teacher_temperature_start, c.teacher_temperature, c.teacher_temperature_warmup),
+        )
+
+    def at(self, progress: float) -> Knobs:
+        """Return the values at `progress`."""
+        return Knobs(
+            self.lr(progress), self.weight_decay(progress), self.momentum(progress), self.teacher_temperature(progress)
+        )

@@ -16,9 +16,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from backbone.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from training.method import GLOBAL_VIEWS
 from training.randomness import seed_of
 
+GLOBAL_VIEWS = 2  # what the teacher sees of an image; every published recipe has two
 JITTER = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue: BYOL's, kept by DINO and DINOv2
 BLUR_KERNEL, BLUR_SIGMA = 9, (0.1, 2.0)  # pixels; DINOv2's
 SOLARIZE_FROM = 128  # of 0 to 255

@@ -1,75 +1,99 @@
-"""What happens between the steps of a run: the log, the online score, checkpoints, and the end."""
+"""What happens between the steps of a run: the log, the online score, the collapse alarm, checkpoints, and the end.
+
+Every decision is taken from what all ranks agree on (the step, `elapsed_s`, the sums of a row), so that all take the same one: ranks
+other than 0 neither write nor speak, but they take part in each sum, score and save.
+"""
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
+import math
 import time
-from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from backbone.errors import StorageFailed
-from training.checkpoints import Checkpoint, write_checkpoint
+from backbone.model import Backbone
+from training.checkpoints import Checkpoint
+from training.collapse import CollapseAlarm
 from training.images import Batch, RefusalLog
+from training.memory import peak_memory_gib
 from training.metrics import Metrics
 from training.module import StepResult, TrainingModule
-from training.probe import Probe
 from training.progress import Reporter
-from training.ranks import all_sum, rank
-
-log = logging.getLogger(__name__)
+from training.ranks import all_max, rank
+from training.saving import Saver
+from training.stopping import StopSignals
+from training.tally import Row, Tally
 
 PROBE_SHARE = 0.1  # of the run's time, at most, goes into the online score
-MAX_FAILED_SAVES = 3  # in a row; a full disk may be emptied, but not for ever
 
-Save = Callable[[TrainingModule, torch.optim.Optimizer, float | None], Checkpoint]
+MakeCheckpoint = Callable[
+    [TrainingModule, dict[str, float], dict[str, Any]], Checkpoint
+]  # with scores and `Watch.state`
+
+
+class Probe(Protocol):
+    """An online score; a collective."""
+
+    column: str  # of the metrics
+
+    def score(self, network: Backbone) -> float | None:
+        """Return a number between 0 and 1; None where there is nothing to score."""
 
 
 class Watch(Callback):
-    """Logs, scores, saves and ends a run. Ranks other than 0 only count along."""
+    """Logs, scores, warns, saves and ends a run."""
 
     def __init__(
         self,
-        run: Path,
-        metrics: Metrics | None,
+        *,
         reporter: Reporter,
+        metrics: Metrics | None,
         probe: Probe | None,
         refusals: RefusalLog,
-        make_checkpoint: Save,
+        alarm: CollapseAlarm | None,
+        saver: Saver,
+        make_checkpoint: MakeCheckpoint,
+        resumed: Mapping[str, Any] | None = None,
     ) -> None:
-        self._run, self._metrics, self._reporter = run, metrics, reporter
-        self._probe, self._refusals, self._make_checkpoint = probe, refusals, make_checkpoint
-        self.knn: float | None = None  # the newest score
+        """Take the parts; `resumed` is the `state` of a watch that this one goes on for."""
+        self._reporter, self._metrics, self._probe, self._refusals = reporter, metrics, probe, refusals
+        self._alarm, self._saver, self._make_checkpoint, self._resumed = alarm, saver, make_checkpoint, resumed
+        self.scores: dict[str, float] = {}  # the newest online score, by its column
         self.training_s = 0.0  # time spent on steps and on waiting for images, scores and saves left out
         self.images = 0
         self.interrupted = False
-        self._losses: list[Tensor] = []  # [6] a step since the last row
-        self._since = {"images": 0, "time_s": 0.0, "wait_s": 0.0, "skipped": 0}
+        self._tally = Tally()
+        self._signals = StopSignals()
         self._mark = time.monotonic()  # end of the last step and what followed it
-        self._next_probe = 0.0
-        self._last_save = 0.0
-        self._saved_step = -1
-        self._failed_saves = 0
-        self._old_handlers: dict[signal.Signals, Any] = {}
+        self._waited_s = 0.0
+        self._next_score_s = 0.0  # of the module's `elapsed_s`
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold for the log to go on as if nothing had happened; a collective."""
+        return {
+            "tally": self._tally.state(),
+            "scores": self.scores,
+            "next_score_s": self._next_score_s,
+            "refused": self._refusals.state(),
+        }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over SIGTERM and SIGINT, and score the untrained network, where the curve begins."""
+        """Take over SIGTERM and SIGINT; go on, or score the untrained network, where the curve begins."""
         module = _ours(pl_module)
-        self._take_signals(module)
-        self._score(module)
-        self._log(module, {}, self.knn)
-        self._mark = self._last_save = time.monotonic()
+        self._signals.take(lambda: setattr(module, "stop_asked", True))
+        if self._resumed is not None:
+            self._restore(self._resumed)
+        else:
+            self._log(module, self._scored(module))
+        self._saver.begin(module.elapsed_s)
+        self._mark = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Note how long the images let the step wait."""
-        self._since["wait_s"] += time.monotonic() - self._mark
+        self._waited_s = time.monotonic() - self._mark
 
     def on_train_batch_end(
         self,
@@ -81,118 +105,87 @@ class Watch(Callback):
     ) -> None:
         """Count the step; where it is time, write a row, score, save; end the run where it is over."""
         module = _ours(pl_module)
-        result = module.last
-        assert isinstance(result, StepResult)
-        assert isinstance(batch, Batch)
-        self._count(module, result, batch)
-        self._refusals.add(batch.refusals)
-        self.interrupted = module.stopping
-        over = module.progress >= 1.0 or module.stopping
-        if module.step % module.config.log_every == 0 or over:
-            score = None
-            if not module.stopping and (over or time.monotonic() >= self._next_probe):
-                score = self._score(module)
-            self._log(module, self._row(module), score)
-        if over or time.monotonic() - self._last_save >= module.config.checkpoint_every_s:
-            self._save(trainer, module, must=over)
-        if over:
-            trainer.should_stop = True
+        self._count(module, batch)
+        done = module.progress >= 1.0
+        over = done or module.stopping
+        self.interrupted = module.stopping and not done
+        if done or module.step % module.config.log_every == 0:
+            row = self._row(module)
+            if done or (module.elapsed_s >= self._next_score_s and not over):
+                row |= self._scored(module)
+            self._log(module, row)
+        if over or self._saver.is_due(module.elapsed_s):
+            self._save(module, must=over)
+        trainer.should_stop = over
         self._mark = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back, before Lightning gives them back to whoever had them first."""
-        self._return_signals()
+        self._signals.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back where a run fails."""
-        self._return_signals()
+        self._signals.give_back()
 
-    def _return_signals(self) -> None:
-        while self._old_handlers:
-            number, handler = self._old_handlers.popitem()
-            signal.signal(number, handler)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._tally.restore(state["tally"])
+        self.scores, self._next_score_s = dict(state["scores"]), state["next_score_s"]
+        self._refusals.restore(state["refused"])
 
-    def _count(self, module: TrainingModule, result: StepResult, batch: Batch) -> None:
-        spent = time.monotonic() - self._mark
-        images = module.config.batch_size
+    def _count(self, module: TrainingModule, batch: Batch) -> None:
+        assert isinstance(module.last, StepResult)
+        spent, images = time.monotonic() - self._mark, module.config.batch_size
         self.images += images
         self.training_s += spent
-        self._since["images"] += images
-        self._since["time_s"] += spent
-        if result.taken:
-            self._losses.append(torch.stack([*result.losses, result.gradient_norm]).detach().float())
-        else:
-            self._since["skipped"] += 1
+        self._tally.add(module.last, images, spent, self._waited_s)
+        self._refusals.add(batch.refusals)
 
-    def _row(self, module: TrainingModule) -> dict[str, float | int | None]:
-        """Summarise the steps since the last row and begin anew; a collective."""
-        means: list[float] = []
-        steps = all_sum(torch.tensor(float(len(self._losses)), device=module.device))
-        if steps:
-            total = torch.stack(self._losses).sum(dim=0)
-            means = (all_sum(total) / steps).tolist()
-        names = ("loss", "dino", "ibot", "koleo", "teacher_entropy", "gradient_norm")
-        since = self._since
-        row: dict[str, float | int | None] = dict(zip(names, means, strict=False))
-        row["images_per_s"] = since["images"] / max(since["time_s"], 1e-9)
-        row["data_wait"] = since["wait_s"] / max(since["time_s"], 1e-9)
-        row["skipped"] = int(since["skipped"])
-        self._losses, self._since = [], dict.fromkeys(since, 0)
+    def _row(self, module: TrainingModule) -> Row:
+        """Sum up the steps since the last row; raise where the run cannot go on. A collective."""
+        row = self._tally.row(module.device)
+        row["memory_gib"] = float(all_max(torch.tensor(peak_memory_gib(module.device), device=module.device)))
+        self._refusals.share(module.device)
+        if self._alarm is not None and not module.warming_up:
+            signs = {key: row.get(key) for key in ("dino", "teacher_entropy", "prototype_use", "feature_std")}
+            known = {key: math.nan if sign is None else sign for key, sign in signs.items()}
+            if (warning := self._alarm.see(module.step, **known)) is not None:
+                self._reporter.say(warning)
         return row
 
-    def _log(self, module: TrainingModule, row: dict[str, float | int | None], score: float | None) -> None:
+    def _log(self, module: TrainingModule, row: Row) -> None:
         if rank() != 0:
             return
-        knobs = module.knobs
-        values: dict[str, float | int | None] = {
+        values: Row = {
             "step": module.step,
             "epoch": module.step // module.steps_per_epoch,
             "images": module.step * module.config.batch_size,
             "elapsed_s": module.elapsed_s,
+            **module.knobs._asdict(),
+            "corrupt": len(self._refusals.refused),
             **row,
-            **knobs._asdict(),
-            "corrupt": len(self._refusals.paths),
-            "knn": score,
         }
         if self._metrics is not None:
             self._metrics.write(values)
         self._reporter.show(module.progress, module.step, values)
 
-    def _score(self, module: TrainingModule) -> float | None:
-        """Score the teacher, and put the next score off so that scoring stays within its share of the time."""
-        if self._probe is None or rank() != 0:
-            return None
+    def _scored(self, module: TrainingModule) -> Row:
+        """Score the teacher, and put the next score off so that scoring stays within its share of the time; a collective."""
+        if self._probe is None:
+            return {}
         began = time.monotonic()
-        self.knn = self._probe.score(module.method.teacher.backbone)
-        now = time.monotonic()
-        self._next_probe = now + (now - began) * (1 - PROBE_SHARE) / PROBE_SHARE
-        return self.knn
+        score = self._probe.score(module.method.teacher.backbone)
+        spent_s = float(all_max(torch.tensor(time.monotonic() - began, device=module.device)))
+        self._next_score_s = module.elapsed_s + spent_s / PROBE_SHARE
+        if score is not None:
+            self.scores = {self._probe.column: score}
+        return {self._probe.column: score}
 
-    def _save(self, trainer: Trainer, module: TrainingModule, *, must: bool) -> None:
-        """Write a checkpoint; a failure in the middle of a run is borne, at its end or the third time it is not."""
-        self._last_save = time.monotonic()
-        if rank() != 0:
-            return
-        checkpoint = self._make_checkpoint(module, trainer.optimizers[0], self.knn)
-        try:
-            write_checkpoint(self._run / "checkpoints", checkpoint, module.config.keep_checkpoints)
-            self._failed_saves = 0
-        except StorageFailed as error:
-            self._failed_saves += 1
-            if must or self._failed_saves >= MAX_FAILED_SAVES:
-                raise
-            log.warning("no checkpoint at step %d, the run goes on: %s", module.step, error)
-
-    def _take_signals(self, module: TrainingModule) -> None:
-        """On SIGTERM and Ctrl-C finish the step, save and stop. Lightning's own handlers would raise in the middle of one."""
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python delivers signals to the main thread only
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            module.stop_asked = True
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._old_handlers[number] = signal.signal(number, ask)
+    def _save(self, module: TrainingModule, *, must: bool) -> None:
+        """Write a checkpoint on the first rank; the others give what they know. A collective."""
+        state = self.state()
+        if rank() == 0:
+            self._saver.save(self._make_checkpoint(module, self.scores, state), must=must)
+        self._saver.begin(module.elapsed_s)
 
 
 def _ours(module: LightningModule) -> TrainingModule:

@@ -19,7 +19,7 @@ from pictures import encoded, picture
 
 README = Path(__file__).parents[2] / "README.md"
 # In an order in which each finds what it needs; `serve` stays up for those after it.
-BEFORE_SERVE = [["train"], ["export"], ["index"], ["demo"]]
+BEFORE_SERVE = [["train"], ["export"], ["eval"], ["index"], ["demo"]]
 WHILE_SERVED = [
     ["search"],
     ["classify"],
@@ -33,10 +33,11 @@ WHILE_SERVED = [
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory as the examples assume it: `photos/` with class folders, `query.jpg`."""
+    """A directory as the examples assume it: `photos/` and `more-photos/` with class folders, `query.jpg`."""
     root = tmp_path_factory.mktemp("examples")
-    for number in range(24):
-        path = root / "photos" / f"class-{number % 2}" / f"{number}.jpg"
+    for number in range(32):
+        folder = "photos" if number < 24 else "more-photos"
+        path = root / folder / f"class-{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(picture(64, 48, seed=number), "JPEG"))
     (root / "query.jpg").write_bytes(encoded(picture(64, 48, seed=3), "JPEG"))
@@ -44,8 +45,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    """The tests' own `dinodex` first on the path, a free port, no settings of whoever runs this."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The tests' own `dinodex` first on the path, a free port, no settings and no cache of whoever runs this."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -55,6 +56,7 @@ def environment() -> dict[str, str]:
         **clean,
         "PATH": f"{folder}:{clean['PATH']}",
         "OMP_NUM_THREADS": "2",
+        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         "DINODEX_PORT": port,
         "DINODEX_URL": f"http://127.0.0.1:{port}",
     }

@@ -26,13 +26,18 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(
         step=7,
         elapsed_s=1.5,
+        skipped=0,
+        processes=1,
         config={"recipe": "dino", "mask_ratio": [0.1, 0.5]},
         architecture={"name": "resnet", "params": {"depth": 18}},
         method={"centre": torch.arange(5.0)},
         optimizer={"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        scaler={},
+        watch={"tally": [{"steps": [torch.zeros(7)], "images": 16}]},
+        lineage="random initialisation",
         images=20,
         data_fingerprint="ab",
-        knn=None,
+        scores={"knn": 0.5},
     )
 
 
@@ -40,7 +45,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, checkpoint: Checkpoint) ->
     read = read_checkpoint(write_checkpoint(tmp_path / "new", checkpoint, keep=3))
     assert torch.equal(read.method["centre"], checkpoint.method["centre"])
     assert read.optimizer["param_groups"] == checkpoint.optimizer["param_groups"]
-    assert replace(read, method={}, optimizer={}) == replace(checkpoint, method={}, optimizer={})
+    assert replace(read, method={}, optimizer={}, watch={}) == replace(checkpoint, method={}, optimizer={}, watch={})
 
 
 def test_only_the_newest_few_are_kept_and_steps_sort_as_numbers(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -114,7 +119,7 @@ def test_a_hostile_body_under_a_good_header_is_refused_and_never_run(
     torch.save({"step": Bomb()}, tmp_path / "body")
     body = (tmp_path / "body").read_bytes()
     path = tmp_path / "hostile.ckpt"
-    path.write_bytes(f"dinodex-checkpoint 1 {hashlib.sha256(body).hexdigest()}\n".encode() + body)
+    path.write_bytes(f"dinodex-checkpoint 2 {hashlib.sha256(body).hexdigest()}\n".encode() + body)
     with pytest.raises(CheckpointInvalid, match="does not hold what a checkpoint holds"):
         read_checkpoint(path)
     assert not (tmp_path / "exploded").exists()
@@ -122,8 +127,8 @@ def test_a_hostile_body_under_a_good_header_is_refused_and_never_run(
 
 def test_a_later_format_names_itself(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = write_checkpoint(tmp_path, checkpoint, keep=3)
-    path.write_bytes(path.read_bytes().replace(b"dinodex-checkpoint 1 ", b"dinodex-checkpoint 2 ", 1))
-    with pytest.raises(CheckpointInvalid, match="has format 2"):
+    path.write_bytes(path.read_bytes().replace(b"dinodex-checkpoint 2 ", b"dinodex-checkpoint 3 ", 1))
+    with pytest.raises(CheckpointInvalid, match="has format 3"):
         read_checkpoint(path)
 
 
@@ -132,7 +137,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoints(
 ) -> None:
     write_checkpoint(tmp_path, checkpoint, keep=1)
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, *parts: bytes, verify: bool) -> None:
         raise StorageFailed("no space left")
 
     monkeypatch.setattr("training.checkpoints.write_file", full)

@@ -95,7 +95,7 @@ def test_a_recipe_leaves_no_key_open_and_gives_each_a_reason(recipe: str, backbo
     config = TrainingConfig.load(None, [f"recipe={recipe}", f"backbone={backbone}"])
     resolved = resolve(config, images, named(backbone))
     open_keys = {f.name for f in dataclasses.fields(TrainingConfig) if getattr(resolved.config, f.name) is None}
-    assert open_keys == {"depth", "max_steps", "max_epochs", "max_time_s"}
+    assert open_keys == {"depth", "init", "max_steps", "max_epochs", "max_time_s", "wandb"}
     assert all(resolved.reasons.values())
     section(resolved.config, MethodConfig)
     section(resolved.config, ViewConfig)

@@ -22,6 +22,8 @@ def checkpoint(make_method: Callable[..., SelfDistillation]) -> Checkpoint:
     return Checkpoint(
         step=3,
         elapsed_s=1.0,
+        skipped=0,
+        processes=1,
         config={
             "recipe": "dinov2",
             "batch_size": 8,
@@ -33,9 +35,12 @@ def checkpoint(make_method: Callable[..., SelfDistillation]) -> Checkpoint:
         architecture=method.teacher.backbone.architecture.to_dict(),
         method=method.state_dict(),
         optimizer={},
+        scaler={},
+        watch={},
+        lineage="random initialisation",
         images=20,
         data_fingerprint="ab",
-        knn=0.5,
+        scores={"knn": 0.5},
     )
 
 

@@ -1,72 +1,186 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+from torchvision.models import convnext_tiny, resnet18
+from torchvision.models.convnext import CNBlock
 
+from backbone.architecture import Architecture
 from training.method import SelfDistillation
-from training.parameter_groups import drop_last_layer_gradients, parameter_groups, write_schedule
+from training.parameter_groups import Treatment, drop_last_layer_gradients, parameter_groups, treatment, write_schedule
 
 Make = Callable[..., SelfDistillation]
+DEPTH = 3
+VIT = {"image_size": 16, "patch_size": 4, "dim": 32, "depth": DEPTH, "heads": 2, "registers": 2, "ffn": "swiglu"}
+LENGTH = "parametrizations.weight.original0"
+
+
+@pytest.fixture
+def student(make_method: Make) -> nn.Module:
+    """A ViT with registers and SwiGLU, and two heads whose prototypes' lengths train."""
+    return make_method(architecture=Architecture("vit", VIT), ibot_head="separate").student
+
+
+def cnn(kind: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):  # names and shapes without the weights
+        return nn.ModuleDict({"backbone": kind()})
 
 
 def treatments(
-    method: SelfDistillation, layer_decay: float, patch_embed_lr: float
-) -> dict[str, tuple[float, bool, bool]]:
-    groups = parameter_groups(method.student, 2, layer_decay, patch_embed_lr)
-    names = {id(p): name for name, p in method.student.named_parameters()}
+    network: nn.Module, depth: int, layer_decay: float = 1.0, patch_embed_lr: float = 1.0
+) -> dict[str, Treatment]:
+    names = {id(p): name for name, p in network.named_parameters()}
     return {
-        names[id(p)]: (group["lr_scale"], group["decays"], group["last_layer"])
-        for group in groups
+        names[id(p)]: Treatment(group["lr_scale"], group["decays"], group["last_layer"])
+        for group in parameter_groups(network, depth, layer_decay, patch_embed_lr)
         for p in group["params"]
     }
 
 
-def test_every_trainable_parameter_is_in_exactly_one_group(make_method: Make) -> None:
-    method = make_method()
-    groups = parameter_groups(method.student, 2)
+NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+
+
+def slow_decays(network: nn.Module) -> dict[str, bool]:
+    """The rule read from the modules instead of the names: what multiplies its input by a matrix decays, and so do the tokens."""
+    decays = {}
+    for path, module in network.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            scale = name in ("gamma", "layer_scale", "original0")
+            decays[f"{path}.{name}".lstrip(".")] = not (isinstance(module, NORMS) or name == "bias" or scale)
+    return decays
+
+
+@pytest.mark.parametrize("kind", [convnext_tiny, resnet18])
+def test_in_a_cnn_all_but_norms_biases_and_scales_decays_and_all_learns_alike(kind: Callable[[], nn.Module]) -> None:
+    network = cnn(kind)
+    found = treatments(network, 0, layer_decay=0.5, patch_embed_lr=0.2)
+    assert {name: how.decay for name, how in found.items()} == slow_decays(network)
+    assert {how.lr_scale for how in found.values()} == {1.0}
+
+
+def test_a_layer_scale_of_three_dimensions_does_not_decay() -> None:
+    """ConvNeXt's is [D, 1, 1]; the weights beside it are 4-D and 2-D and do."""
+    found = treatments(cnn(convnext_tiny), 0)
+    assert CNBlock(8, 1e-6, 0.0).layer_scale.ndim == 3
+    assert not found["backbone.features.1.0.layer_scale"].decay
+    assert not found["backbone.features.0.1.weight"].decay
+    assert found["backbone.features.1.0.block.0.weight"].decay
+    assert found["backbone.features.1.0.block.3.weight"].decay
+
+
+def test_in_a_vit_all_but_norms_biases_scales_and_lengths_decays(student: nn.Module) -> None:
+    found = {name: how.decay for name, how in treatments(student, DEPTH).items()}
+    assert found == slow_decays(student)
+    for name in ("blocks.0.attn.qkv.bias", "blocks.1.norm2.weight", "blocks.0.ls1.gamma", "norm.weight", "norm.bias"):
+        assert not found[f"backbone.{name}"], name
+    for head in ("head", "patch_head"):
+        assert not found[f"{head}.last_layer.{LENGTH}"]
+        assert found[f"{head}.last_layer.parametrizations.weight.original1"]
+    tokens = ("cls_token", "register_tokens", "mask_token", "pos_embed")
+    for name in (*tokens, "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"):
+        assert found[f"backbone.{name}"], name
+
+
+def slow_lr_scale(name: str, depth: int, layer_decay: float, patch_embed_lr: float) -> float:
+    """Layers counted from the output: heads and final norm 0, block L - 1 is 1, ..., block 0 is L, what makes the tokens L + 1."""
+    part, *path = name.split(".")
+    if part != "backbone" or path[0] == "norm":
+        return 1.0
+    below = depth - int(path[1]) if path[0] == "blocks" else depth + 1
+    scale = 1.0
+    for _ in range(below):
+        scale *= layer_decay
+    return scale * patch_embed_lr if path[0] == "patch_embed" else scale
+
+
+def test_layers_near_the_pixels_learn_more_slowly(student: nn.Module) -> None:
+    found = {name: how.lr_scale for name, how in treatments(student, DEPTH, 0.9, 0.2).items()}
+    for name, scale in found.items():
+        assert scale == pytest.approx(slow_lr_scale(name, DEPTH, 0.9, 0.2), rel=1e-12), name
+    for token in ("cls_token", "register_tokens", "mask_token", "pos_embed"):
+        assert found[f"backbone.{token}"] == pytest.approx(0.9**4), token
+    assert found["backbone.patch_embed.proj.bias"] == pytest.approx(0.2 * 0.9**4)
+    assert found["backbone.blocks.2.norm1.weight"] == pytest.approx(0.9)
+    assert found["backbone.norm.weight"] == found["head.mlp.0.weight"] == 1.0
+
+
+@pytest.mark.parametrize(("name", "scale"), [("patch_embed.proj.weight", 0.0144), ("blocks.0.attn.qkv.weight", 0.0798)])
+def test_a_large_vit_has_the_published_rates(name: str, scale: float) -> None:
+    """DINOv2's ViT-L of 24 blocks: 0.9^25 * 0.2 and 0.9^24."""
+    how = treatment(f"backbone.{name}", torch.zeros(2, 2), 24, layer_decay=0.9, patch_embed_lr=0.2)
+    assert how.lr_scale == pytest.approx(scale, rel=5e-3)
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group_and_groups_differ(student: nn.Module) -> None:
+    student.get_parameter("backbone.mask_token").requires_grad_(False)
+    groups = parameter_groups(student, DEPTH, 0.9, 0.2)
     grouped = [id(p) for group in groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in method.student.parameters() if p.requires_grad)
+    assert sorted(grouped) == sorted(id(p) for p in student.parameters() if p.requires_grad)
+    kinds = [(group["lr_scale"], group["decays"], group["last_layer"]) for group in groups]
+    assert len(set(kinds)) == len(kinds)
 
 
-def test_biases_norms_and_scales_do_not_decay_and_matrices_do(make_method: Make) -> None:
-    found = treatments(make_method(), 1.0, 1.0)
-    for name in ("blocks.0.attn.qkv.bias", "blocks.1.norm2.weight", "blocks.0.ls1.gamma", "norm.weight"):
-        assert not found[f"backbone.{name}"][1], name
-    assert not found["head.last_layer.parametrizations.weight.original0"][1]
-    for name in ("backbone.blocks.0.attn.qkv.weight", "backbone.cls_token", "head.mlp.0.weight"):
-        assert found[name][1], name
+def test_the_last_layers_are_those_of_the_heads(student: nn.Module) -> None:
+    last = {name for name, how in treatments(student, DEPTH).items() if how.last_layer}
+    assert last == {name for name, _ in student.named_parameters() if re.match(r"(patch_)?head\.last_layer\.", name)}
+    assert len(last) == 4
 
 
-def test_layers_near_the_pixels_learn_more_slowly(make_method: Make) -> None:
-    found = treatments(make_method(), 0.5, 0.2)
-    scale = {name: how[0] for name, how in found.items()}
-    assert scale["backbone.pos_embed"] == scale["backbone.mask_token"] == 0.5**3
-    assert scale["backbone.patch_embed.proj.weight"] == pytest.approx(0.2 * 0.5**3)
-    assert scale["backbone.blocks.0.mlp.fc1.weight"] == 0.5**2
-    assert scale["backbone.blocks.1.mlp.fc1.weight"] == 0.5
-    assert scale["backbone.norm.weight"] == scale["head.mlp.0.weight"] == 1.0
+def test_a_schedule_reaches_every_group(student: nn.Module) -> None:
+    groups = parameter_groups(student, DEPTH, 0.5, 0.2)
+    for lr, weight_decay in ((0.1, 0.3), (0.2, 0.4)):
+        write_schedule(groups, lr, weight_decay)
+        for group in groups:
+            assert group["lr"] == pytest.approx(lr * group["lr_scale"])
+            assert group["weight_decay"] == (weight_decay if group["decays"] else 0.0)
 
 
-def test_a_schedule_reaches_every_group(make_method: Make) -> None:
-    groups = parameter_groups(make_method().student, 2, 0.5, 0.2)
-    write_schedule(groups, lr=0.1, weight_decay=0.3)
-    for group in groups:
-        assert group["lr"] == pytest.approx(0.1 * group["lr_scale"])
-        assert group["weight_decay"] == (0.3 if group["decays"] else 0.0)
-
-
-def test_a_frozen_last_layer_does_not_move_at_all_and_gathers_no_moments(make_method: Make) -> None:
-    method = make_method()
-    groups = parameter_groups(method.student, 2)
-    optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.5)
-    before = {name: p.clone() for name, p in method.student.named_parameters()}
-    for p in method.student.parameters():
-        p.grad = torch.ones_like(p)
-    drop_last_layer_gradients(optimizer.param_groups)
+def test_what_does_not_decay_stays_without_a_gradient_to_follow_and_what_decays_shrinks(student: nn.Module) -> None:
+    before = {name: p.detach().clone() for name, p in student.named_parameters()}
+    decays = slow_decays(student)
+    optimizer = torch.optim.AdamW(parameter_groups(student, DEPTH))
+    write_schedule(optimizer.param_groups, lr=0.1, weight_decay=0.5)
+    for p in student.parameters():
+        p.grad = torch.zeros_like(p)
     optimizer.step()
-    for name, p in method.student.named_parameters():
-        if p.requires_grad:
-            assert torch.equal(p, before[name]) == (".last_layer." in name), name
-            assert (p in optimizer.state) == (".last_layer." not in name), name
+    for name, p in student.named_parameters():
+        assert torch.allclose(p, before[name] * (0.95 if decays[name] else 1.0), rtol=1e-6), name
+
+
+def test_a_frozen_last_layer_keeps_its_weights_and_gathers_no_moments_and_then_starts_afresh(
+    student: nn.Module,
+) -> None:
+    optimizer = torch.optim.AdamW(parameter_groups(student, DEPTH))
+    last = {name: p for name, p in student.named_parameters() if ".last_layer." in name}
+    others = {name: p for name, p in student.named_parameters() if ".last_layer." not in name}
+    start = {name: p.detach().clone() for name, p in student.named_parameters()}
+
+    def step(seed: int, *, frozen: bool) -> None:
+        write_schedule(optimizer.param_groups, lr=0.01, weight_decay=0.4)
+        generator = torch.Generator().manual_seed(seed)
+        for p in student.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        if frozen:
+            drop_last_layer_gradients(optimizer.param_groups)
+        optimizer.step()
+
+    for seed in range(5):
+        step(seed, frozen=True)
+    for name, p in last.items():
+        assert torch.equal(p, start[name]), name
+        assert p not in optimizer.state, name
+    for name, p in others.items():
+        assert not torch.equal(p, start[name]), name
+        assert optimizer.state[p]["step"] == 5, name
+
+    step(5, frozen=False)
+    for name, p in last.items():
+        # The first step of a fresh AdamW: its rate, against the sign of the gradient, after the decay.
+        decayed = start[name] * (1.0 if name.endswith(LENGTH) else 1 - 0.01 * 0.4)
+        assert p.grad is not None
+        assert torch.allclose(p, decayed - 0.01 * p.grad.sign(), rtol=1e-4, atol=1e-5), name
+        assert optimizer.state[p]["step"] == 1, name

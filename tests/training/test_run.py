@@ -73,7 +73,7 @@ def test_a_run_leaves_its_keys_its_metrics_a_checkpoint_and_an_artifact(finished
     assert finished.images_per_s > 0
     assert finished.knn is not None
     names = {path.name for path in finished.run.iterdir() if not path.name.startswith(".")}
-    assert names == {"config.toml", "metrics.csv", "tensorboard", "checkpoints", "artifact"}
+    assert names == {"config.toml", "images.tsv.gz", "metrics.csv", "tensorboard", "checkpoints", "artifact"}
     assert list((finished.run / "tensorboard").glob("events*"))
 
 
@@ -234,17 +234,17 @@ def test_a_corrupt_image_does_not_stop_a_run_and_is_counted(
     listing = tmp_path / "images.txt"
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
-    listing.write_text("\n".join(map(str, [bad, *sorted(digits.rglob("*.png"))[:40]])))
-    result = train(listing, tmp_path / "run", tiny_config(max_steps=6, labels="none"), reporter)
+    listing.write_text("\n".join(map(str, [bad, *sorted(digits.rglob("*.png"))[:150]])))
+    result = train(listing, tmp_path / "run", tiny_config(max_steps=10, labels="none"), reporter)
     assert rows(result.run)[-1]["corrupt"] == "1"
 
 
 def test_a_full_disk_at_a_checkpoint_is_borne_twice(
     digits: Path, tmp_path: Path, tiny_config: Tiny, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import training.watch
+    import training.saving
 
-    write, calls = training.watch.write_checkpoint, [0]
+    write, calls = training.saving.write_checkpoint, [0]
 
     def full(*arguments: object) -> Path:
         calls[0] += 1
@@ -252,11 +252,11 @@ def test_a_full_disk_at_a_checkpoint_is_borne_twice(
             raise StorageFailed("no space left on device")
         return write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training.watch, "write_checkpoint", full)
+    monkeypatch.setattr(training.saving, "write_checkpoint", full)
     result = train(digits, tmp_path / "run", tiny_config(max_steps=6, checkpoint_every_s=0), reporter)
     assert newest_valid(result.run / "checkpoints").step == 6
     calls[0] = -1
-    monkeypatch.setattr(training.watch, "write_checkpoint", lambda *_: full_always())
+    monkeypatch.setattr(training.saving, "write_checkpoint", lambda *_: full_always())
     with pytest.raises(StorageFailed):
         train(digits, tmp_path / "again", tiny_config(max_steps=6, checkpoint_every_s=0), reporter)
 
@@ -320,7 +320,7 @@ def test_a_directory_that_another_run_writes_to_is_refused(
     from backbone.durable import lock_directory
 
     out = tmp_path / "run"
-    monkeypatch.setattr("training.run.refuse_non_empty", lambda path: None)  # both came at the same moment
+    monkeypatch.setattr("training.run.refuse_used", lambda path: None)  # both came at the same moment
     with lock_directory(out), pytest.raises(DirectoryLocked):
         train(digits, out, tiny_config(), reporter)
 

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightly.utils.scheduler import CosineWarmupScheduler, cosine_schedule, linear_warmup_schedule
 
 from training.errors import ConfigInvalid
 from training.length import DEFAULT_EPOCHS, Length, run_length
@@ -13,12 +16,57 @@ from training.schedules import Cosine, Ramp
 PROGRESS = st.floats(0.0, 1.0)
 
 
-def test_a_cosine_without_warmup_agrees_with_the_formula_of_the_papers() -> None:
-    steps = 37
-    schedule = Cosine(0.996, 1.0)
+# LightlySSL counts steps 0 to N - 1 and gives a schedule its end value in the last of them: step i lies at i / (N - 1). Here, as in
+# the papers' code, step i of N lies at i / N, and the end value belongs to the moment after the last step. So LightlySSL's schedule
+# of N + 1 steps passes through the values of ours of N steps.
+STEPS = [1, 2, 37, 200]
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(("start", "end"), [(0.996, 1.0), (0.04, 0.4), (4e-3, 1e-6)])
+def test_a_cosine_is_lightlys_and_the_formula_of_the_papers_at_every_step(steps: int, start: float, end: float) -> None:
+    schedule = Cosine(start, end)
+    for step in range(steps + 1):
+        paper = end + (start - end) * (1.0 + np.cos(np.pi * step / steps)) / 2
+        assert schedule(step / steps) == pytest.approx(paper, rel=1e-10)
+        assert schedule(step / steps) == pytest.approx(cosine_schedule(step, steps + 1, start, end), rel=1e-10)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(37, 5), (200, 20), (200, 1), (50, 49)])
+def test_a_learning_rate_is_what_lightlys_scheduler_sets_at_every_step(steps: int, warmup: int) -> None:
+    """LightlySSL's warm-up leaves 0 out, to take no step at rate 0, and so is one step ahead; ours starts at 0, as the papers' do."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scheduler = CosineWarmupScheduler(optimizer, warmup, steps + 1, start_value=4e-3, end_value=1e-6)
+    theirs = []
+    for _ in range(steps + 1):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    schedule = Cosine(4e-3, 1e-6, warmup / steps)
+    assert schedule(0.0) == 0.0
+    for step in range(1, warmup):
+        assert schedule(step / steps) == pytest.approx(theirs[step - 1], rel=1e-10)
+    for step in range(warmup, steps + 1):
+        assert schedule(step / steps) == pytest.approx(theirs[step], rel=1e-10)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(100, 30), (50, 30), (100, 1)])
+def test_the_teachers_temperature_is_lightlys_linear_warmup_at_every_step(steps: int, warmup: int) -> None:
+    ramp = Ramp(0.04, 0.07, warmup / steps)
     for step in range(steps):
-        paper = 1.0 - (1.0 - 0.996) * (math.cos(math.pi * step / steps) + 1) / 2
-        assert schedule(step / steps) == pytest.approx(paper, rel=1e-12)
+        assert ramp(step / steps) == pytest.approx(linear_warmup_schedule(step, warmup, 0.04, 0.07), rel=1e-10)
+        paper = np.interp(step, [0, warmup], [0.04, 0.07])
+        assert ramp(step / steps) == pytest.approx(float(paper), rel=1e-10)
+
+
+@pytest.mark.parametrize("steps", [3, 50, 1000])
+def test_the_teachers_warmup_ends_within_a_run_of_any_length(steps: int) -> None:
+    """LightlySSL's example warms up for 30 epochs, whatever the length of the run: a shorter one never gets there."""
+    values = [Ramp(0.04, 0.07, 0.3)(step / steps) for step in range(steps)]
+    assert values[0] == 0.04
+    assert values[-1] == 0.07
+    assert sum(value < 0.07 for value in values) == math.ceil(0.3 * steps)
 
 
 def test_a_warmup_rises_in_a_line_and_meets_the_cosine_without_a_jump() -> None:

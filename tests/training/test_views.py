@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pictures import picture
 from PIL import Image
+from scipy.stats import ks_2samp
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from backbone.preprocess import Preprocess
 from training.config import TrainingConfig, section
+from training.randomness import seed_of
 from training.views import MultiCrop, ViewConfig, normalised, stack_views
 
 
@@ -54,30 +60,147 @@ def test_drawing_views_leaves_the_global_generator_as_it_was(view_config: Config
     assert torch.equal(torch.rand(3), expected)
 
 
-def sharpness(view: torch.Tensor) -> float:
-    pixels = view.float()
-    return float((pixels[:, :, 1:] - pixels[:, :, :-1]).abs().mean())
+# Every change off, and crops that take the whole of a 32-pixel image: what is switched on alone is seen alone.
+STILL = {
+    "horizontal_flip": 0.0,
+    "color_jitter": 0.0,
+    "grayscale": 0.0,
+    "solarize": 0.0,
+    "blur": "off",
+    "global_scale": (1.0, 1.0),
+    "local_scale": (1.0, 1.0),
+    "local_views": 1,
+}
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+DRAWS = 1000
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+def still_views(view_config: Config) -> list[torch.Tensor]:
+    return MultiCrop(view_config(**STILL), seed=0)(NOISE, 0, 0)
+
+
+def shares(view_config: Config, **keys: object) -> list[float]:
+    """How many draws of the first global, the second global and the local view differ from the still one."""
+    crop, still = MultiCrop(view_config(**{**STILL, **keys}), seed=0), still_views(view_config)
+    changed = [
+        [not torch.equal(view, plain) for view, plain in zip(crop(NOISE, 0, index), still, strict=True)]
+        for index in range(DRAWS)
+    ]
+    return [float(share) for share in np.mean(changed, axis=0)]
+
+
+def assert_chances(found: list[float], chances: list[float]) -> None:
+    """Within five deviations of a share of DRAWS draws; what never or always happens does so in every one."""
+    for share, chance in zip(found, chances, strict=True):
+        assert abs(share - chance) <= 5 * (chance * (1 - chance) / DRAWS) ** 0.5, (found, chances)
+
+
+def seen_share_of_blurs(view: torch.Tensor) -> float:
+    """A blur of less than about 0.3 pixels rounds to nothing: the share of the deviations from 0.1 to 2 that change the view."""
+    deviations = np.linspace(0.1, 2.0, 1901)
+    unseen = next(d for d in deviations if not torch.equal(functional.gaussian_blur(view, [9, 9], [d, d]), view))
+    return float((2.0 - unseen) / 1.9)
 
 
 @pytest.mark.parametrize(
-    ("blur", "blurred"), [("intended", (True, False)), ("released", (False, True)), ("off", (False, False))]
+    ("blur", "chances"), [("intended", (1.0, 0.1, 0.5)), ("released", (0.0, 0.9, 0.5)), ("off", (0.0, 0.0, 0.0))]
 )
-def test_the_first_view_is_always_blurred_as_dino_intends_or_never_as_released(
-    view_config: Config, blur: str, blurred: tuple[bool, bool]
+def test_views_are_blurred_as_often_as_the_papers_intend_or_as_the_released_weights_saw(
+    view_config: Config, blur: str, chances: tuple[float, float, float]
 ) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
-    plain = {
-        "color_jitter": 0,
-        "grayscale": 0,
-        "solarize": 0,
-        "global_scale": (1.0, 1.0),
-        "local_views": 0,
-        "blur": blur,
-    }
-    crop = MultiCrop(view_config(**plain), seed=0)
-    sharp = np.median([[sharpness(view) for view in crop(noise, 0, index)] for index in range(40)], axis=0)
-    limit = 0.75 * sharpness(torch.from_numpy(np.array(noise)).permute(2, 0, 1))
-    assert tuple(sharp < limit) == blurred
+    seen = [seen_share_of_blurs(view) for view in still_views(view_config)]
+    expected = [chance * share for chance, share in zip(chances, seen, strict=True)]
+    assert min(seen) > 0.85
+    assert_chances(shares(view_config, blur=blur), expected)
+
+
+def test_a_blur_is_torchvisions_with_a_deviation_of_a_tenth_to_two_pixels(view_config: Config) -> None:
+    still = still_views(view_config)[0]
+    crop = MultiCrop(view_config(**{**STILL, "blur": "intended"}), seed=0)
+    deviations = np.linspace(0.1, 2.0, 400)
+    blurred = torch.stack([functional.gaussian_blur(still, [9, 9], [d, d]) for d in deviations]).int()
+    nearest = []
+    for index in range(40):
+        errors = (blurred - crop(NOISE, 0, index)[0].int()).abs().amax(dim=(1, 2, 3))
+        assert errors.min() <= 1
+        nearest.append(deviations[errors.argmin()])
+    assert min(nearest) < 0.4
+    assert max(nearest) > 1.7
+
+
+def test_only_the_second_view_is_solarized(view_config: Config) -> None:
+    assert_chances(shares(view_config, solarize=0.2), [0.0, 0.2, 0.0])
+
+
+@pytest.mark.parametrize(("key", "chance"), [("horizontal_flip", 0.5), ("color_jitter", 0.8), ("grayscale", 0.2)])
+def test_every_view_is_changed_with_the_given_chance(view_config: Config, key: str, chance: float) -> None:
+    assert_chances(shares(view_config, **{key: chance}), [chance] * 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "step", "changed"),
+    [
+        ("horizontal_flip", functional.horizontal_flip, [True, True, True]),
+        ("grayscale", lambda view: functional.rgb_to_grayscale(view, 3), [True, True, True]),
+        ("solarize", lambda view: functional.solarize(view, 128), [False, True, False]),
+    ],
+)
+def test_a_change_is_torchvisions(view_config: Config, key: str, step: Step, changed: list[bool]) -> None:
+    views = MultiCrop(view_config(**{**STILL, key: 1.0}), seed=0)(NOISE, 0, 0)
+    for view, still, is_changed in zip(views, still_views(view_config), changed, strict=True):
+        truth = step(still) if is_changed else still
+        assert (view.int() - truth.int()).abs().max() <= 1, "Pillow rounds a grey in its own way, by one level at most"
+
+
+def test_colours_of_all_views_are_jittered_alike_and_by_the_published_strengths(view_config: Config) -> None:
+    """LightlySSL's second view does not get the strength that the first one gets."""
+    crop = MultiCrop(view_config(**{**STILL, "color_jitter": 1.0}), seed=0)
+    colour = Image.new("RGB", (32, 32), (150, 100, 60))
+    found = torch.stack([torch.stack([view[:, 0, 0] for view in crop(colour, 0, n)]) for n in range(DRAWS)])
+    published = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = np.array([published(colour).getpixel((0, 0)) for _ in range(DRAWS)])
+    for name, measure in MEASURES.items():
+        for number in range(3):
+            assert ks_2samp(measure(found[:, number].numpy()), measure(expected)).pvalue > 1e-3, (name, number)
+
+
+def hue(rgb: NDArray[np.generic]) -> NDArray[np.float64]:
+    return np.array([colorsys.rgb_to_hsv(*(row / 255))[0] for row in rgb])
+
+
+# Of colours [N, 3]: each shows another strength of the jitter.
+MEASURES = {"brightness": lambda rgb: rgb.mean(axis=1), "saturation": lambda rgb: np.ptp(rgb, axis=1), "hue": hue}
+
+
+def test_each_view_is_that_of_torchvisions_transforms_in_the_order_of_the_papers(view_config: Config) -> None:
+    config = view_config(blur="intended")
+    image = picture(50, 40)
+
+    def pipeline(size: int, scale: tuple[float, float], blur: float, solarize: float) -> v2.Compose:
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale, interpolation=v2.InterpolationMode.BICUBIC),
+                v2.RandomHorizontalFlip(0.5),
+                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8),
+                v2.RandomGrayscale(0.2),
+                v2.RandomApply([v2.GaussianBlur(9, (0.1, 2.0))], blur),
+                *([v2.RandomSolarize(128, solarize)] if solarize else []),
+                v2.PILToTensor(),
+            ]
+        )
+
+    first = pipeline(32, (0.4, 1.0), 1.0, 0.0)
+    second = pipeline(32, (0.4, 1.0), 0.1, 0.2)
+    local = pipeline(16, (0.05, 0.4), 0.5, 0.0)
+    for index in range(30):
+        views = MultiCrop(config, seed=7)(image, epoch=2, index=index)
+        for number, transform in enumerate([first, second, local, local, local]):
+            with torch.random.fork_rng():
+                torch.manual_seed(seed_of("view", 7, 2, index, number))
+                assert torch.equal(views[number], transform(image)), (index, number)
 
 
 def test_left_and_right_stay_where_flips_are_off(view_config: Config) -> None:

@@ -1,0 +1,109 @@
+"""`dinodex eval`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from training.evaluation import Evaluation
+
+STDOUT = "-"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Directory of an artifact.")],
+    train: Annotated[Path, typer.Option(help="Folder of class folders: the images that are known.")],
+    val: Annotated[Path, typer.Option(help="Folder of class folders: the images that are asked about.")],
+    json_to: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Write JSON to a file; - prints it instead of the table."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where vectors are kept for the next time. Default: dinodex/features in XDG_CACHE_HOME or ~/.cache."
+        ),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep vectors.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
+) -> None:
+    """Score an artifact on labelled images: kNN, linear probe, retrieval and clusters.
+
+    Example: dinodex eval artifacts/first --train photos/ --val more-photos/
+    """
+    if no_cache and cache is not None:
+        raise typer.BadParameter("--cache and --no-cache contradict each other", param_hint="--no-cache")
+    from backbone.durable import write_file
+    from backbone.errors import PathMissing
+    from training.evaluation import evaluate as run
+    from training.feature_cache import default_directory
+
+    if json_to not in (None, STDOUT) and not Path(json_to).parent.is_dir():  # before the work, not after it
+        raise PathMissing(f"{Path(json_to).parent} does not exist; name a file in a directory that does.")
+    directory = None if no_cache else cache or default_directory()
+    result = run(artifact, train, val, directory, seed, say=lambda line: typer.echo(line, err=True))
+    text = json.dumps(asdict(result), indent=2, ensure_ascii=False)
+    if json_to == STDOUT:
+        typer.echo(text)
+        return
+    if json_to is not None:
+        write_file(Path(json_to), f"{text}\n".encode())
+    _print(result)
+
+
+def _print(result: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    counts, timing = result.counts, result.timing
+    console = Console(highlight=False)
+    table = Table("score", "value", "what it says")
+    for row in _rows(result):
+        table.add_row(*row)
+    console.print(table)
+    typer.echo(
+        f"{counts.train:,} training and {counts.validation:,} validation images in {counts.classes:,} classes;"
+        f" vectors in {timing.features_s:.1f} s, scores in {timing.scores_s:.1f} s ({timing.images_per_s:,.0f} images/s)"
+    )
+    for note in result.notes:
+        typer.echo(note)
+
+
+def _rows(result: Evaluation) -> list[tuple[str, str, str]]:
+    rows = [
+        (f"kNN, k {k}", f"{accuracy:.1%}", f"validation images that their {k} nearest training images classify rightly")
+        for k, accuracy in result.knn.items()
+    ]
+    linear, found, groups = result.linear, result.retrieval, result.clustering
+    rows.append(
+        (
+            "linear probe",
+            f"{linear.accuracy:.1%}",
+            f"the same for a linear classifier (weight decay {linear.weight_decay:g})",
+        )
+    )
+    rows += [
+        (f"recall@{k}", f"{share:.1%}", f"validation images with one of their class among the {k} most similar")
+        for k, share in found.recall.items()
+    ]
+    rows.append(
+        (
+            "mAP",
+            f"{found.mean_average_precision:.3f}",
+            "retrieval over the full ranking; 1: each image's class comes first",
+        )
+    )
+    rows.append(("NMI", f"{groups.nmi:.3f}", "k-means clusters against classes; 0 is chance, 1 the same groups"))
+    rows.append(("ARI", f"{groups.ari:.3f}", "the same, counted in pairs of images"))
+    rows.append(("purity", f"{groups.purity:.1%}", "validation images of the most frequent class of their cluster"))
+    return rows

@@ -1,0 +1,115 @@
+"""`dinodex eval` as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pictures import encoded, picture
+
+from backbone import Artifact
+from dinodex.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run `dinodex eval` in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dinodex", "eval", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> list[object]:
+    """Options that name two folders of two classes, without an image in common."""
+    for number in range(24):
+        side = "val" if number % 3 == 0 else "train"
+        path = tmp_path / side / ("cats" if number % 2 else "dogs") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(seed=number)))
+    return ["--train", tmp_path / "train", "--val", tmp_path / "val"]
+
+
+def test_a_table_has_one_row_for_each_figure_and_says_what_it_means(
+    run: Run, sides: list[object], tiny_artifact: Artifact
+) -> None:
+    code, out, err = run(tiny_artifact.path, *sides)
+    assert code == 0, err
+    figures = ["kNN, k 10 ", "kNN, k 200 ", "linear probe", "recall@1 ", "recall@10", "mAP", "NMI", "ARI", "purity"]
+    for figure in figures:
+        assert sum(f"│ {figure}" in line for line in out.splitlines()) == 1, figure
+    assert "16 training and 8 validation images in 2 classes" in out
+    assert "k of 20 and 100 and 200: all 16 training images vote" in out
+    assert "embedding 16 images" in err
+
+
+def test_json_goes_to_a_file_beside_the_table_or_alone_to_standard_output(
+    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+) -> None:
+    code, out, _ = run(tiny_artifact.path, *sides, "--json", tmp_path / "scores.json")
+    assert code == 0
+    assert "linear probe" in out
+    written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert written["fingerprint"] == tiny_artifact.fingerprint
+    assert list(written["knn"]) == ["10", "20", "100", "200"]
+    assert list(written["retrieval"]["recall"]) == ["1", "5", "10"]
+    assert set(written["clustering"]) == {"nmi", "ari", "purity"}
+    assert set(written["linear"]) == {"accuracy", "weight_decay", "grid"}
+    assert written["counts"]["validation"] == 8
+
+    code, out, err = run(tiny_artifact.path, *sides, "--json", "-")
+    assert code == 0
+    assert err == ""  # nothing was embedded again
+    shown = json.loads(out)
+    for moving in (written, shown):
+        del moving["timing"]
+    assert shown == written
+
+
+def test_vectors_are_kept_where_one_asks_or_not_at_all(
+    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+) -> None:
+    assert run(tiny_artifact.path, *sides, "--no-cache")[0] == 0
+    assert not (tmp_path / "home-cache").exists()
+    assert run(tiny_artifact.path, *sides, "--cache", tmp_path / "mine")[0] == 0
+    assert len(list((tmp_path / "mine").iterdir())) == 2
+    assert not (tmp_path / "home-cache").exists()
+    assert run(tiny_artifact.path, *sides)[0] == 0
+    assert len(list((tmp_path / "home-cache" / "dinodex" / "features").iterdir())) == 2
+    assert run(tiny_artifact.path, *sides, "--cache", tmp_path / "mine", "--no-cache")[0] == 2
+
+
+def test_each_mistake_has_its_exit_code_and_one_sentence(
+    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+) -> None:
+    train, val = sides[1], sides[3]
+    one_class = tmp_path / "one"
+    (one_class / "cats").mkdir(parents=True)
+    (one_class / "cats" / "1.png").write_bytes(encoded(picture(seed=1)))
+    wrong = [
+        ((tiny_artifact.path, "--train", tmp_path / "nowhere", "--val", val), 74, "nowhere does not exist"),
+        ((tiny_artifact.path, "--train", train, "--val", one_class), 65, "only images of the class cats"),
+        ((tiny_artifact.path, "--train", tmp_path / "train" / "cats", "--val", val), 65, "no class folders"),
+        ((tmp_path / "nowhere", *sides), 74, "does not exist"),
+        ((tmp_path / "train", *sides), 65, "is not an artifact"),
+        ((tiny_artifact.path, *sides, "--json", tmp_path / "nowhere" / "a.json"), 74, "nowhere does not exist"),
+        ((tiny_artifact.path, "--train", train), 2, "--val"),
+    ]
+    for arguments, expected, message in wrong:
+        code, out, err = run(*arguments)
+        assert code == expected, (arguments, err)
+        assert message in err
+        assert out == ""

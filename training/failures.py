@@ -1,0 +1,49 @@
+"""What the libraries below a run raise when one of its processes is gone, as this package's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch.distributed import DistError
+
+from training.errors import LoadingFailed, PeerLost
+from training.ranks import world_size
+
+# PyTorch raises RuntimeError for all of these, and tells them apart in words only.
+_LOADER = ("DataLoader worker", "shared memory", "Bus error")
+_PEER = ("gloo", "nccl", "connection closed", "connection reset", "connection refused", "timed out", "broken pipe")
+
+
+@contextmanager
+def named_failures(trainer: Trainer) -> Iterator[None]:
+    """Raise LoadingFailed or PeerLost for what a lost process causes; the processes that this one started are then ended too."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = str(error)
+        if any(mark in message for mark in _LOADER):
+            _end_children(trainer)
+            raise LoadingFailed(
+                "a process that loads images was ended, most often because memory ran out (in a container, shared memory: "
+                "give it more with --shm-size); take fewer workers, then go on with --resume."
+            ) from error
+        # Before they have met there is no group yet, but the error has a type of its own.
+        several = world_size() > 1 or isinstance(error, DistError)
+        if several and any(mark in message.lower() for mark in _PEER):
+            _end_children(trainer)
+            raise PeerLost(
+                "another process of the run was ended or did not answer in time (peer_timeout_s); look at what it said last, then "
+                "start all processes again with --resume."
+            ) from error
+        raise
+
+
+def _end_children(trainer: Trainer) -> None:
+    """A process that is stopped or waits for a lost one would stay for ever."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        for process in launcher.procs:
+            process.kill()
