@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARTIFACT ?= demo-out/artifact
 DATA ?= demo-out/data
 
-.PHONY: demo test check format bench serve docker-test clean
+.PHONY: demo test check format bench faults serve docker-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dinodex demo
@@ -25,6 +25,9 @@ format: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py
+
+faults: $(VENV)/.installed # kills, full disks and lost processes, many times and at random moments; prints its figures
+	$(BIN)/python -m pytest tests/faults -s -o timeout=3600 -o addopts="--import-mode=importlib --strict-markers --strict-config -ra"
 
 serve: $(VENV)/.installed # without a key, for this machine only
 	DINODEX_ALLOW_ANONYMOUS=1 $(BIN)/dinodex serve --artifact $(ARTIFACT) --data $(DATA)

@@ -14,7 +14,16 @@ from training.ranks import world_size
 
 # PyTorch raises RuntimeError for all of these, and tells them apart in words only.
 _LOADER = ("DataLoader worker", "shared memory", "Bus error")
-_PEER = ("gloo", "nccl", "connection closed", "connection reset", "connection refused", "timed out", "broken pipe")
+_PEER = (
+    "gloo",
+    "nccl",
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "timed out",
+    "timeout",
+    "broken pipe",
+)
 
 
 @contextmanager

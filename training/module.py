@@ -129,8 +129,8 @@ class TrainingModule(LightningModule):
         torch.manual_seed(seed_of("step", self.config.seed, self.step, rank()))
 
         losses = self._losses_and_gradients(batch, knobs.teacher_temperature)
+        self._freeze(optimizer)  # before the loss scale looks at the gradients: what is dropped may not skip a step
         self._scaler.unscale_(optimizer.optimizer)
-        self._freeze(optimizer)
         assert self.config.clip_by is not None
         norm = clip_gradients(self.method.student, self.config.clip_norm, self.config.clip_by)
 

@@ -35,6 +35,13 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
+def part() -> None:
+    """End the process group, all ranks together: one that leaves while another still talks can bring it down. A collective."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def all_sum(value: Tensor) -> Tensor:
     """Return the sum over all ranks; the argument is left as it is."""
     return _reduced(value, dist.ReduceOp.SUM)

@@ -33,7 +33,7 @@ from training.module import TrainingModule
 from training.plan import Plan, announce, make_plan, refuse_used, write_plan
 from training.probe import Probe, Split
 from training.progress import Reporter
-from training.ranks import is_first_process, world_size
+from training.ranks import is_first_process, part, world_size
 from training.resume import Resume, check_processes, last_checkpoint
 from training.saving import Saver
 from training.start import Start
@@ -136,6 +136,7 @@ def _fit(module: TrainingModule, watch: Watch, plan: Plan, out: Path) -> None:
         trainer = make_trainer(config, out, watch)
         with named_failures(trainer):
             trainer.fit(module, Loading(dataset, config, module.step))
+            part()  # what follows is the first process's alone, and may take longer than the others wait
 
 
 def _metrics(config: TrainingConfig, checkpoint: Checkpoint | None, out: Path) -> Metrics:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from runs import KEYS, assert_equal_runs, exit_code, newest_step, run, started, wait_until
 
 from backbone import Artifact
 
@@ -37,18 +38,36 @@ def stopped(command: list[str], when: Callable[[], bool], number: signal.Signals
 def test_a_stopped_run_has_saved_a_checkpoint_from_which_an_artifact_can_be_made(
     digits: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    run = tmp_path / "run"
-    command = ["train", str(digits), "--out", str(run), "--backbone", "vit_tiny_patch8", "image_size=32", "depth=1"]
+    out = tmp_path / "run"
+    command = ["train", str(digits), "--out", str(out), "--backbone", "vit_tiny_patch8", "image_size=32", "depth=1"]
     command += ["max_steps=100000", "batch_size=8", "log_every=1", "workers=0", "local_views=0"]
-    metrics = run / "metrics.csv"
+    metrics = out / "metrics.csv"
     code, said = stopped(command, lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 4, number)
     assert code == 143, said
     assert "checkpoints" in said
+    assert "go on with --resume" in said
     assert "Traceback" not in said
-    assert len(list((run / "checkpoints").glob("step-*.ckpt"))) == 1
-    assert not (run / "artifact").exists()
-    export = [sys.executable, "-m", "dinodex", "export", str(run), "--out", str(tmp_path / "artifact"), "--no-onnx"]
+    assert len(list((out / "checkpoints").glob("step-*.ckpt"))) == 1
+    assert not (out / "artifact").exists()
+    export = [sys.executable, "-m", "dinodex", "export", str(out), "--out", str(tmp_path / "artifact"), "--no-onnx"]
     subprocess.run(export, check=True, capture_output=True)
+
+
+def test_a_run_that_is_stopped_again_and_again_ends_as_if_it_had_not_been(digits: Path, tmp_path: Path) -> None:
+    whole, out, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
+    command = ["train", str(digits), *KEYS, "max_steps=16", "--out"]
+    assert run([*command, str(whole)], log) == 0, log.read_text()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        before = newest_step(out)
+        with started([*command, str(out), "--resume"], log) as process:
+            wait_until(lambda: newest_step(out) > before, process)  # noqa: B023 - asked at once
+            assert process.pid
+            os.kill(process.pid, number)
+            assert exit_code(process) == 143, log.read_text()
+        assert newest_step(out) > before
+        assert not (out / "artifact").exists()
+    assert run([*command, str(out), "--resume"], log) == 0, log.read_text()
+    assert_equal_runs(out, whole)
 
 
 def test_a_stopped_job_keeps_what_it_has_done_and_the_next_one_does_the_rest(

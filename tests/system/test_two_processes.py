@@ -15,10 +15,30 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from runs import run, run_ranks
 
 Gradients = list[dict[str, torch.Tensor]]
 
-RECORDER = Path(__file__).with_name("record_gradients.py")
+# Runs before the command line, on every rank: the first one keeps the gradients of its first two steps, as they are before clipping.
+# In float64 no artifact is written: it would be one of float32.
+RECORDER = """
+import torch
+import training.module, training.run
+from training.ranks import rank
+clip, normalised, kept = training.module.clip_gradients, training.module.normalised, []
+
+def keep_and_clip(student, *limits):
+    if rank() == 0 and len(kept) < 2:
+        kept.append({name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None})
+        torch.save(kept, FOLDER + "/gradients.pt")
+    return clip(student, *limits)
+
+training.module.clip_gradients = keep_and_clip
+if DTYPE == "float64":
+    torch.set_default_dtype(torch.float64)
+    training.module.normalised = lambda pixels: normalised(pixels).double()
+    training.run.export_checkpoint = lambda *_, **__: None
+"""
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VIT = ["--backbone", "vit_tiny_patch8", "image_size=32", "depth=2", "layer_scale=0.1"]
 RESNET = ["--backbone", "resnet18", "image_size=32", "local_size=32", "batch_size=8"]
@@ -37,12 +57,12 @@ METHODS = {
 CASES = [(name, "float64" if name == "resnet" else "float32") for name in METHODS]
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(command: Sequence[str], **more: str) -> str:
-    done = subprocess.run(command, env=environment(**more), capture_output=True, text=True, check=False, timeout=200)
+def said_by(command: Sequence[str]) -> str:
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -55,14 +75,18 @@ def losses(run_folder: Path) -> NDArray[np.float64]:
     return np.array([[float(row[column]) for column in columns] for row in rows])
 
 
-def trained(digits: Path, folder: Path, *keys: str, dtype: str = "float32") -> tuple[NDArray[np.float64], Gradients]:
+def trained(
+    digits: Path, folder: Path, *keys: str, dtype: str = "float32", ranks: int = 1
+) -> tuple[NDArray[np.float64], Gradients]:
     """Train by the command line: the losses of each step, and the gradients of the first ones."""
     folder.mkdir()
-    command = [sys.executable, str(RECORDER), str(folder), dtype, "train", str(digits), "--out", str(folder / "run")]
-    said = run([*command, *COMMON, *keys])
-    assert said.count("the artifact is") == 1, "one process speaks"
-    gradients = [torch.load(path, weights_only=True) for path in sorted(folder.glob("gradients-*.pt"))]
-    return losses(folder / "run"), gradients
+    arguments = ["train", str(digits), "--out", str(folder / "run"), *COMMON, *keys]
+    before = f"FOLDER, DTYPE = {str(folder)!r}, {dtype!r}\n{RECORDER}"
+    log = folder / "log"
+    codes = [run(arguments, log, before)] if ranks == 1 else run_ranks(arguments, log, ranks, before)
+    assert codes == [0] * ranks, log.read_text()
+    assert log.read_text().count("the artifact is") == 1, "one process speaks"
+    return losses(folder / "run"), torch.load(folder / "gradients.pt", weights_only=True)
 
 
 def assert_close(gradients: Gradients, expected: Gradients, tolerance: float) -> None:
@@ -78,9 +102,9 @@ def assert_close(gradients: Gradients, expected: Gradients, tolerance: float) ->
 def test_two_processes_of_half_the_batch_give_the_losses_and_gradients_of_one(
     digits: Path, tmp_path: Path, method: str, dtype: str
 ) -> None:
-    keys, ddp = METHODS[method], ["--devices", "2", "--strategy", "ddp"]
+    keys = METHODS[method]
     one, gradients_of_one = trained(digits, tmp_path / "one", *keys, dtype=dtype)
-    two, gradients_of_two = trained(digits, tmp_path / "two", *keys, *ddp, dtype=dtype)
+    two, gradients_of_two = trained(digits, tmp_path / "two", *keys, dtype=dtype, ranks=2)
     assert len(one) == len(two) == 4
     assert len(gradients_of_one) == 2
     np.testing.assert_allclose(two, one, rtol=LOSSES[dtype])
@@ -92,8 +116,7 @@ def test_parts_of_a_batch_give_the_losses_and_gradients_of_the_whole(digits: Pat
     keys = ["--recipe", "dinov2", *VIT, "centring=softmax", "koleo_weight=0"]
     whole, gradients_of_whole = trained(digits, tmp_path / "whole", *keys)
     parts, gradients_of_parts = trained(digits, tmp_path / "parts", *keys, "accumulate=4")
-    both = ["accumulate=2", "--devices", "2", "--strategy", "ddp"]
-    shared, gradients_of_shared = trained(digits, tmp_path / "shared", *keys, *both)
+    shared, gradients_of_shared = trained(digits, tmp_path / "shared", *keys, "accumulate=2", ranks=2)
     for losses_of, gradients_of in ((parts, gradients_of_parts), (shared, gradients_of_shared)):
         np.testing.assert_allclose(losses_of, whole, rtol=LOSSES["float32"])
         assert_close(gradients_of, gradients_of_whole, GRADIENTS["float32"])
@@ -103,44 +126,40 @@ def test_koleo_within_a_process_is_the_papers_and_the_default(digits: Path, tmp_
     """Half as many candidates: the nearest is never nearer, and somewhere it is farther away, so the loss is smaller."""
     keys = ["--recipe", "dinov2", *VIT, "koleo_over=process", "max_steps=1"]
     one, _ = trained(digits, tmp_path / "one", *keys)
-    two, _ = trained(digits, tmp_path / "two", *keys, "--devices", "2", "--strategy", "ddp")
+    two, _ = trained(digits, tmp_path / "two", *keys, ranks=2)
     np.testing.assert_allclose(two[:, 1:3], one[:, 1:3], rtol=LOSSES["float32"])
     assert two[0, 3] < one[0, 3]
 
 
 def test_two_nodes_under_torchrun_give_the_losses_of_one_process(digits: Path, tmp_path: Path) -> None:
     keys = [*COMMON, "--recipe", "dinov2", *VIT]
-    run([sys.executable, "-m", "dinodex", "train", str(digits), "--out", str(tmp_path / "one"), *keys])
+    assert run(["train", str(digits), "--out", str(tmp_path / "one"), *keys], tmp_path / "log") == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    launcher += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two-nodes"]
     train = ["-m", "dinodex", "train", str(digits), "--out", str(tmp_path / "two"), *keys]
     train += ["--devices", "1", "--nodes", "2", "--strategy", "ddp"]
-    nodes = [
-        subprocess.Popen(
-            [*launcher, "--node-rank", str(node), *train],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for node in range(2)
-    ]
+    logs = [tmp_path / "node-0", tmp_path / "node-1"]
+    nodes = []
     try:
-        said = [node.communicate(timeout=200)[0] for node in nodes]
+        for log in logs:
+            with log.open("wb") as file:
+                nodes.append(subprocess.Popen([*launcher, *train], env=environment(), stdout=file, stderr=file))
+        codes = [node.wait(timeout=200) for node in nodes]
     finally:
         for node in nodes:
             node.kill()
-    assert [node.returncode for node in nodes] == [0, 0], said
+    said = [log.read_text() for log in logs]
+    assert codes == [0, 0], said
     assert sum(text.count("the artifact is") for text in said) == 1
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=LOSSES["float32"])
 
 
 def printed(example: str, digits: Path) -> list[float]:
     """Run an example and read the losses that it prints."""
-    said = run([sys.executable, str(EXAMPLES / example), str(digits), "--steps", "3"])
+    said = said_by([sys.executable, str(EXAMPLES / example), str(digits), "--steps", "3"])
     return [float(loss) for loss in re.findall(r"^step \d+ loss ([\d.]+)$", said, re.MULTILINE)]
 
 

@@ -67,7 +67,14 @@ def test_a_set_without_one_good_image_ends_instead_of_searching_for_ever(folder:
 
 
 def batches_with(folder: Path, workers: int) -> list[Batch]:
-    loader = DataLoader(images_of(folder), batch_sampler=Batches(8, 4, seed=0), collate_fn=collate, num_workers=workers)
+    # Workers from a server: this process has threads of many libraries and is not fit to be forked.
+    loader = DataLoader(
+        images_of(folder),
+        batch_sampler=Batches(8, 4, seed=0),
+        collate_fn=collate,
+        num_workers=workers,
+        multiprocessing_context="forkserver" if workers else None,
+    )
     stream = iter(loader)
     return [next(stream) for _ in range(5)]
 
