@@ -146,14 +146,13 @@ class TrainingModule(LightningModule):
 
     def _losses_and_gradients(self, batch: Batch, teacher_temperature: float) -> Losses:
         """Go forward and backward through the parts of the batch, and return the mean losses."""
-        parts = list(self._parts(batch))
-        dtype = autocast_dtype(self.config.precision)
+        parts, dtype = self.config.accumulate, autocast_dtype(self.config.precision)
         results = []
-        for number, (global_views, local_views, masks) in enumerate(parts):
+        for number, (global_views, local_views, masks) in enumerate(self._parts(batch)):
             with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
                 losses: Losses = self.method(global_views, local_views, masks, teacher_temperature)
-            with self._synchronised(number == len(parts) - 1):
-                self.manual_backward(self._scaler.scale(losses.total / len(parts)))
+            with self._synchronised(number == parts - 1):
+                self.manual_backward(self._scaler.scale(losses.total / parts))
             results.append([value.detach() for value in losses[:-1]])
         means = [torch.stack(values).mean() for values in zip(*results, strict=True)]
         return Losses._make([*means, losses.teacher_tokens])

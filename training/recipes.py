@@ -56,6 +56,11 @@ def resolve(config: TrainingConfig, images: int, architecture: Architecture) -> 
     decided = {key: choice for key, choice in choices.items() if getattr(config, key) is None}
     values = {key: choice.value for key, choice in decided.items()}
     resolved = dataclasses.replace(config, **values)
+    if resolved.local_size is not None and resolved.local_size < architecture.smallest_image:
+        least = architecture.smallest_image
+        raise ConfigInvalid(
+            f"local_size is {resolved.local_size}, but {architecture} takes views from {least} pixels on."
+        )
     if architecture.name == "vit" and resolved.local_size is not None:
         patch = architecture.params["patch_size"]
         if resolved.local_size % patch:

@@ -51,9 +51,7 @@ class TrainingResult:
     run: Path
     artifact: Path  # RUN/artifact; not there where the run was interrupted
     steps: int
-    images_per_s: (
-        float  # over the steps of this process; scores and checkpoints left out; 0 where nothing was left to do
-    )
+    images_per_s: float  # over the steps of this process, without scores and saves; 0 where nothing was left to do
     knn: float | None  # the last online score; None without labels
     two_view_recall: float | None  # the last online score where there are no labels
     interrupted: bool  # by SIGTERM or Ctrl-C: a checkpoint is saved, an artifact is not
@@ -116,7 +114,7 @@ def _run(plan: Plan, checkpoint: Checkpoint | None, out: Path, reporter: Reporte
     if first and not watch.interrupted and not (out / "artifact").exists():
         export_checkpoint(newest_valid(out / "checkpoints"), out / "artifact", onnx=config.onnx)
     images_per_s = watch.images / max(watch.training_s, 1e-9)
-    scores = watch.scores
+    scores = watch.scores or ({} if checkpoint is None else checkpoint.scores)
     return TrainingResult(
         out,
         out / "artifact",

@@ -9,6 +9,7 @@ from backbone.architecture import named
 from backbone.errors import PathMissing
 from training.config import TrainingConfig, section
 from training.errors import ConfigInvalid
+from training.loading import check_batch
 from training.method import MethodConfig
 from training.recipes import resolve
 from training.views import ViewConfig
@@ -125,6 +126,37 @@ def test_dinov2_on_a_cnn_is_without_ibot() -> None:
 def test_a_local_size_that_cuts_a_patch_is_refused() -> None:
     with pytest.raises(ConfigInvalid, match="not a multiple of the patch"):
         resolve(TrainingConfig(local_size=90), 1000, named("vit_small_patch16"))
+
+
+@pytest.mark.parametrize(("size", "fits"), [(31, False), (32, True)])
+def test_a_local_size_below_what_a_network_takes_is_refused(size: int, fits: bool) -> None:
+    config, architecture = TrainingConfig(local_size=size), named("convnext_tiny")
+    if fits:
+        assert resolve(config, 1000, architecture).config.local_size == size
+    else:
+        with pytest.raises(ConfigInvalid, match="convnext_tiny takes views from 32 pixels on"):
+            resolve(config, 1000, architecture)
+
+
+@pytest.mark.parametrize(
+    ("keys", "processes", "fits"),
+    [
+        ({"batch_size": 1}, 1, False),
+        ({"batch_size": 2}, 1, True),
+        ({"batch_size": 2}, 2, False),
+        ({"batch_size": 2, "koleo_over": "all"}, 2, True),
+        ({"batch_size": 2, "koleo_weight": 0.0}, 2, True),
+        ({"batch_size": 4, "accumulate": 2}, 2, False),
+        ({"batch_size": 8, "accumulate": 2}, 2, True),
+    ],
+)
+def test_a_batch_too_small_for_koleo_is_refused(keys: dict[str, object], processes: int, fits: bool) -> None:
+    config = TrainingConfig.from_values({"koleo_weight": 0.1, **keys})
+    if fits:
+        check_batch(config, processes)
+    else:
+        with pytest.raises(ConfigInvalid, match="take a larger batch_size, or koleo_weight=0"):
+            check_batch(config, processes)
 
 
 def test_every_default_has_a_reason_beside_it() -> None:

@@ -126,15 +126,37 @@ def test_equal_seeds_give_equal_runs_whatever_the_workers(digits: Path, tmp_path
     assert weights(tmp_path / "other") != weights(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("recipe", ["dino", "dinov2"])
-def test_a_resnet_trains_with_both_recipes(
-    digits: Path, tmp_path: Path, tiny_config: Tiny, reporter: Reporter, recipe: str
+@pytest.mark.parametrize(
+    ("recipe", "backbone", "dim"),
+    [
+        ("dino", "resnet18", 512),
+        ("dinov2", "resnet18", 512),
+        ("dinov2", "resnet34", 512),
+        ("dinov2", "convnext_tiny", 768),
+    ],
+)
+def test_a_cnn_trains_with_both_recipes_and_says_in_a_line_that_ibot_is_off(
+    digits: Path,
+    tmp_path: Path,
+    tiny_config: Tiny,
+    reporter: Reporter,
+    screen: io.StringIO,
+    recipe: str,
+    backbone: str,
+    dim: int,
 ) -> None:
-    config = tiny_config(
-        recipe=recipe, backbone="resnet18", depth=None, image_size=32, local_size=16, max_steps=2, batch_size=4
+    sizes = {"depth": None, "image_size": 32, "local_size": 32, "batch_size": 4, "held_out": 0, "local_views": 1}
+    result = train(
+        digits, tmp_path / "run", tiny_config(recipe=recipe, backbone=backbone, max_steps=2, **sizes), reporter
     )
-    result = train(digits, tmp_path / "run", config, reporter)
-    assert load_artifact(result.artifact).manifest.dimension == 512
+    assert load_artifact(result.artifact).manifest.dimension == dim
+    said = [line for line in screen.getvalue().splitlines() if "iBOT is off" in line]
+    assert said == (
+        [] if recipe == "dino" else ["  ibot_weight = 0.0  (iBOT is off: a CNN has no patch tokens to mask)"]
+    )
+    last = rows(result.run)[-1]
+    assert float(last["ibot"]) == 0.0
+    assert float(last["koleo"]) != 0.0
 
 
 def test_a_list_file_without_labels_trains_without_a_score(

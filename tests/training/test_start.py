@@ -103,6 +103,7 @@ def test_a_resumed_run_does_not_need_the_artifact_any_more(
     result.artifact.rmdir()
     again = train(digits, tmp_path / "run", TrainingConfig(), reporter, Resume())
     assert load_artifact(again.artifact).fingerprint == fingerprint
+    assert (again.steps, again.knn) == (result.steps, result.knn)
 
 
 @pytest.mark.parametrize("keys", [{"backbone": "resnet18"}, {"depth": 1}])
