@@ -161,9 +161,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """No file of this process can grow beyond 4,500 bytes: the kernel writes a part of what is given, and refuses the rest."""
+    """No file of this process can grow beyond 4,500 bytes: the kernel writes a part of what is given, and refuses the rest.
+
+    Within a test only: pytest's own report may go to a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4500, before[1]))
@@ -199,14 +202,15 @@ def test_a_full_disk_does_not_stop_a_run_and_costs_no_row(small_disk: Path, capl
     assert "No space left" in warnings(caplog, "metrics.csv")[0]
 
 
-def test_what_the_kernel_wrote_of_a_refused_row_is_taken_back(tmp_path: Path, small_files: None) -> None:
+def test_what_the_kernel_wrote_of_a_refused_row_is_taken_back(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path)
-    for step in range(400):
-        metrics.write(row(step))
-    refused_from = len(steps(tmp_path))
+    with small_files():
+        for step in range(400):
+            metrics.write(row(step))
+        refused_from = len(steps(tmp_path))
+        whole = (tmp_path / "metrics.csv").read_bytes().endswith(b"\n")
     assert 50 < refused_from < 400
-    assert (tmp_path / "metrics.csv").read_bytes().endswith(b"\n")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    assert whole
     metrics.write(row(400))
     metrics.close()
     assert steps(tmp_path) == list(range(401))
@@ -214,9 +218,9 @@ def test_what_the_kernel_wrote_of_a_refused_row_is_taken_back(tmp_path: Path, sm
 
 
 def test_rows_that_the_disk_refuses_to_the_end_are_counted_as_lost(
-    tmp_path: Path, small_files: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Metrics(tmp_path) as metrics:
+    with small_files(), Metrics(tmp_path) as metrics:
         for step in range(400):
             metrics.write(row(step))
     found = steps(tmp_path)
