@@ -23,7 +23,8 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed # an hour and more: most of it building a million points, here and in the peers
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python benchmarks/run.py
 
 faults: $(VENV)/.installed # kills, full disks and lost processes, many times and at random moments; prints its figures

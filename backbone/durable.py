@@ -87,7 +87,8 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     refuse_non_empty(path, replace=replace)
     temporary = _beside(path)
     try:
-        temporary.mkdir(parents=True)
+        make_directory(path.parent)
+        temporary.mkdir()
         yield temporary
         _sync_tree(temporary)
         _swap_in(temporary, path)
@@ -119,6 +120,18 @@ def read_file(path: Path) -> bytes:
         raise PathMissing(f"{path} does not exist; check the path.") from error
     except OSError as error:
         raise _storage_failed("read", path, error) from error
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and what is missing above it; each name is flushed, so that none is lost with what it will hold.
+
+    Raises OSError.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
@@ -175,7 +188,7 @@ def lock_directory(path: Path) -> DirectoryLock:
         StorageFailed: the directory cannot be created or written.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_directory(path)
         descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _storage_failed("write", path, error) from error

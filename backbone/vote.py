@@ -1,15 +1,21 @@
 """The k-nearest-neighbour vote of DINO, in numpy: training's log, evaluation and the service call this code, so their scores agree.
 
 Caron et al. 2021 (arXiv:2104.14294), section 4.1 and appendix F, after Wu et al. 2018: each of the k nearest neighbours votes for its
-label with weight exp(cosine / temperature).
+label with weight exp(cosine / temperature). Two other weightings, for comparison: by distance (Dudani 1976 in the simple form 1 / d)
+and one neighbour, one vote (Cover & Hart 1967).
 """
 
 from __future__ import annotations
 
+from typing import Literal, assert_never
+
 import numpy as np
 from numpy.typing import NDArray
 
+Weighting = Literal["softmax", "distance", "uniform"]
+
 TEMPERATURE = 0.07  # the paper's
+SAME = 1e-6  # cosine distance up to which vectors count as equal: what float32 makes of two copies of one vector
 NEIGHBOURS = 20  # the paper's best of 10, 20, 100, 200 on ImageNet; also small enough for small collections
 BLOCK_SCORES = 16 * 2**20  # similarities held at once in `nearest`: 64 MiB of float32
 
@@ -19,6 +25,8 @@ def vote(
     labels: NDArray[np.integer],
     classes: int,
     temperature: float = TEMPERATURE,
+    weighting: Weighting = "softmax",
+    sizes: NDArray[np.integer] | None = None,
 ) -> NDArray[np.float64]:
     """Weigh the neighbours' labels.
 
@@ -26,21 +34,50 @@ def vote(
         scores: [Q, k] cosine similarities of each query's neighbours; -inf marks a missing neighbour.
         labels: [Q, k] class index of each neighbour; any value where the neighbour is missing.
         classes: the number of classes C.
-        temperature: softmax temperature.
+        temperature: softmax temperature; the other weightings have none.
+        weighting: see `weigh`.
+        sizes: [Q, k] how many points each neighbour's class has where the neighbours were sought, at least one; its weight is
+            divided by it, so that a class is not favoured for being frequent. None divides by nothing.
 
     Returns:
         [Q, C] probabilities; each row sums to one (a row without neighbours is zero).
     """
-    queries = scores.shape[0]
-    best = np.max(scores, axis=1, keepdims=True, initial=-np.inf)
-    shifted = np.where(np.isfinite(scores), scores - np.where(np.isfinite(best), best, 0.0), -np.inf)
-    weights = np.exp(shifted.astype(np.float64) / temperature)
-    votes = np.zeros((queries, classes), dtype=np.float64)
     present = np.isfinite(scores)
-    rows = np.broadcast_to(np.arange(queries)[:, None], scores.shape)
-    np.add.at(votes, (rows[present], labels[present]), weights[present])
+    weights = weigh(scores, temperature, weighting)
+    if sizes is not None:
+        weights = np.divide(weights, sizes, out=np.zeros_like(weights), where=present)
+    cells = np.arange(len(scores))[:, None] * classes + np.where(present, labels, 0)
+    # the neighbours are added in their order, whatever the number of classes
+    votes = np.bincount(cells.ravel(), weights.ravel(), len(scores) * classes).reshape(len(scores), classes)
     totals = votes.sum(axis=1, keepdims=True)
     return np.divide(votes, totals, out=votes, where=totals > 0)
+
+
+def weigh(
+    scores: NDArray[np.floating], temperature: float = TEMPERATURE, weighting: Weighting = "softmax"
+) -> NDArray[np.float64]:
+    """Return the weight of each neighbour's vote, [Q, k], 0 where it is missing; only the ratios within a row mean something.
+
+    softmax: exp(cosine / temperature).
+    distance: 1 / d with the cosine distance d = 1 - cosine; where neighbours equal the query (d <= SAME), they alone vote, alike.
+    uniform: 1.
+    """
+    present = np.isfinite(scores)
+    if weighting == "uniform":
+        return present.astype(np.float64)
+    exact = scores.astype(np.float64)
+    if weighting == "distance":
+        distance = np.where(present, 1.0 - exact, np.inf)
+        same = distance <= SAME
+        return np.where(same.any(axis=1, keepdims=True), same, 1.0 / np.maximum(distance, SAME))
+    if weighting == "softmax":
+        best = np.max(exact, axis=1, keepdims=True, initial=-np.inf)
+        shifted = np.where(present, exact - np.where(np.isfinite(best), best, 0.0), -np.inf)
+        with np.errstate(
+            over="ignore"
+        ):  # at the smallest temperatures all but the best go to -inf, which is their limit
+            return np.exp(shifted / temperature)
+    assert_never(weighting)
 
 
 def nearest(

@@ -6,6 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-for name in ("store.py", "job.py", "evaluation.py"):
+for name in ("library.py", "job.py", "evaluation.py"):
     print(f"== {name}", flush=True)
     subprocess.run([sys.executable, str(Path(__file__).parent / name)], check=True)

@@ -81,6 +81,74 @@ class Classification(BaseModel):
     neighbours: list[Hit]
 
 
+class ClassScore(BaseModel):
+    """How one class fares in an evaluation; `precision` is None where it was never predicted."""
+
+    label: str
+    support: int
+    precision: float | None
+    recall: float
+    f1: float
+
+
+class ConfusionCell(BaseModel):
+    """How many points with a label were predicted to be `predicted`."""
+
+    label: str
+    predicted: str | None
+    count: int
+
+
+class CalibrationBin(BaseModel):
+    """The predictions with a probability above `lower` and up to `upper`."""
+
+    lower: float
+    upper: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class Calibration(BaseModel):
+    """How far probability and accuracy are apart; `error` is the expected calibration error."""
+
+    error: float
+    bins: list[CalibrationBin]
+
+
+class Evaluation(BaseModel):
+    """Leave-one-out over the labelled points: accuracies by k, and the rest at the best k."""
+
+    points: int
+    classes: int
+    accuracy: dict[int, float]
+    balanced_accuracy: dict[int, float]
+    best_k: int
+    per_class: list[ClassScore]
+    confusion: list[ConfusionCell]
+    confusion_cells: int
+    calibration: Calibration
+
+
+class LabelIssue(BaseModel):
+    """A point whose neighbours vote for another label; `probability` is that of its own."""
+
+    id: str
+    label: str
+    suggested: str
+    probability: float
+    suggested_probability: float
+    neighbours: list[Hit]
+
+
+class LabelIssues(BaseModel):
+    """The most suspicious points first; `suspected` of the `checked` labelled points are in all."""
+
+    result: list[LabelIssue]
+    suspected: int
+    checked: int
+
+
 class Page(BaseModel):
     """One page of points."""
 
@@ -93,7 +161,7 @@ class Cluster(BaseModel):
 
     cluster: int
     size: int
-    cohesion: float
+    cohesion: float | None  # None while it is empty
     medoid: str | None
     representatives: list[str]
     labels: dict[str, int]
@@ -106,6 +174,42 @@ class ClusterHit(BaseModel):
     cluster: int
     score: float
     representatives: list[str]
+
+
+class ClusterOutlier(BaseModel):
+    """A point far from its cluster's centroid; `cluster` is None for noise."""
+
+    id: str
+    score: float
+    cluster: int | None
+    label: str | None = None
+    payload: dict[str, Any] | None = None
+
+
+class DuplicateGroup(BaseModel):
+    """Near-duplicates: how many, the first of them, and how similar the least similar is to the one nearest to it."""
+
+    size: int
+    score: float
+    ids: list[str]
+    labels: dict[str, int]
+
+
+class Duplicates(BaseModel):
+    """The largest groups of near-duplicates; `total` groups hold `duplicates` of the `points` in all."""
+
+    groups: list[DuplicateGroup]
+    total: int
+    duplicates: int
+    points: int
+
+
+class Outlier(BaseModel):
+    """A point that stands alone; `score` is the mean of 1 - cosine over its nearest neighbours."""
+
+    id: str
+    score: float
+    label: str | None = None
 
 
 class Job(BaseModel):

@@ -1,4 +1,4 @@
-"""The client from the shell: `dinodex search`, `classify`, `cluster` and `collections`; a table, or JSON with --json."""
+"""The client from the shell: `dinodex search`, `cluster`, `duplicates`, `outliers` and `collections`; a table, or JSON."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ collections_app = typer.Typer(help="List, show, create and delete collections.",
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(search)
-    app.command()(classify)
     app.command()(cluster)
+    app.command()(duplicates)
+    app.command()(outliers)
     app.add_typer(collections_app, name="collections")
 
 
@@ -72,48 +73,79 @@ def search(
     """
     with connect(url, api_key) as client:
         hits = client.collection(collection).query(image=image, limit=limit)
-    _print(hits, ["id", "score", "label"], as_json)
-
-
-def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    collection: Collection,
-    k: Annotated[int, typer.Option(help="Neighbours that vote, 1 to 1000.")] = 20,
-    url: Url = None,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Classify images by the labels of their nearest neighbours.
-
-    Example: dinodex classify query.jpg --collection photos
-    """
-    rows = []
-    with connect(url, api_key) as client:
-        for image in images:
-            answer = client.collection(collection).classify(image=image, k=k)
-            rows.append({"image": str(image), **answer.model_dump(include={"label", "probability", "classes"})})
-    _print(rows, ["image", "label", "probability"], as_json)
+    print_rows(hits, ["id", "score", "label"], as_json)
 
 
 def cluster(
     collection: Collection,
-    k: Annotated[int, typer.Option(help="Clusters wanted.")] = 10,
+    k: Annotated[
+        str | None, typer.Option(help="Clusters of k-means, 1 to 1000, or auto. Default: auto.", show_default=False)
+    ] = None,
+    method: Annotated[str, typer.Option(help="kmeans, or hdbscan, which leaves noise.")] = "kmeans",
+    min_size: Annotated[int | None, typer.Option(help="Points of the smallest cluster, for hdbscan.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same clusters.")] = 0,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Group a collection's images by spherical k-means.
+    """Group a collection's images.
 
     Example: dinodex cluster --collection photos --k 20
     """
+    if method not in ("kmeans", "hdbscan"):
+        raise typer.BadParameter("kmeans or hdbscan", param_hint="--method")
+    if k not in (None, "auto") and not (k.isascii() and k.isdigit()):
+        raise typer.BadParameter("a number, or auto", param_hint="--k")
+    wanted: Any = int(k) if k not in (None, "auto") else k
     with connect(url, api_key) as client:
         handle = client.collection(collection)
-        clustering = handle.cluster(k, seed=seed)
+        clustering = handle.cluster(wanted, method=method, seed=seed, min_size=min_size)  # type: ignore[arg-type]  # checked above
         clusters = handle.clusters(clustering)
     if not as_json:
         typer.echo(f"clustering {clustering}")
-    _print(clusters, ["cluster", "size", "cohesion", "medoid", "name"], as_json)
+    print_rows(clusters, ["cluster", "size", "cohesion", "medoid", "name"], as_json)
+
+
+def duplicates(
+    collection: Collection,
+    threshold: Annotated[float, typer.Option(help="Cosine from which two images are near-duplicates, 0 to 1.")] = 0.95,
+    across: Annotated[
+        tuple[str, str] | None, typer.Option(help="Only pairs of one and the other value, as train test.")
+    ] = None,
+    key: Annotated[
+        str, typer.Option(help="The label, or the field of the payload, that --across speaks of.")
+    ] = "label",
+    limit: Annotated[int, typer.Option(help="Groups wanted, 1 to 1000.")] = 100,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find groups of images that are nearly the same.
+
+    Example: dinodex duplicates --collection photos --across train test
+    """
+    with connect(url, api_key) as client:
+        found = client.collection(collection).duplicates(threshold, across=across, key=key, limit=limit)
+    if not as_json:
+        typer.echo(f"{found.total} groups, {found.duplicates} of {found.points} images")
+    print_rows(found.groups, ["size", "score", "ids"], as_json)
+
+
+def outliers(
+    collection: Collection,
+    k: Annotated[int, typer.Option(help="Neighbours that say how alone an image is, 1 to 1000.")] = 10,
+    limit: Annotated[int, typer.Option(help="Images wanted, 1 to 1000.")] = 20,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the images that are like no other.
+
+    Example: dinodex outliers --collection photos
+    """
+    with connect(url, api_key) as client:
+        found = client.collection(collection).outliers(k=k, limit=limit)
+    print_rows(found, ["id", "score", "label"], as_json)
 
 
 @collections_app.command("list")
@@ -123,7 +155,7 @@ def list_collections(url: Url = None, api_key: ApiKey = None, as_json: AsJson = 
     Example: dinodex collections list
     """
     with connect(url, api_key) as client:
-        _print(client.collections(), ["name", "count", "dimension", "keep"], as_json)
+        print_rows(client.collections(), ["name", "count", "dimension", "keep"], as_json)
 
 
 @collections_app.command("show")
@@ -139,7 +171,7 @@ def show_collection(
     """
     with connect(url, api_key) as client:
         stats = client.collection(collection).stats()
-    _print([stats], ["name", "count", "dimension", "keep", "fingerprint"], as_json)
+    print_rows([stats], ["name", "count", "dimension", "keep", "fingerprint"], as_json)
 
 
 @collections_app.command("create")
@@ -177,7 +209,8 @@ def delete_collection(
         client.collection(collection).drop()
 
 
-def _print(rows: Sequence[BaseModel | dict[str, Any]], columns: list[str], as_json: bool) -> None:
+def print_rows(rows: Sequence[BaseModel | dict[str, Any]], columns: list[str], as_json: bool) -> None:
+    """Print these columns of the rows as a table, or all of the rows as JSON."""
     plain = [row if isinstance(row, dict) else row.model_dump() for row in rows]
     if as_json:
         typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,14 @@ from dinodex.answers import (
     Classification,
     Cluster,
     ClusterHit,
+    ClusterOutlier,
     CollectionStats,
+    Duplicates,
+    Evaluation,
     Hit,
     Job,
+    LabelIssues,
+    Outlier,
     Page,
     Point,
     PutOutcome,
@@ -30,6 +35,21 @@ Vector = Sequence[float] | NDArray[np.floating]
 PAGE = 1000  # points a request when all are listed: the service's limit
 JOB_WAIT_S = 30  # how long the request that starts a job waits for its end; then the job is asked after
 POLL_S = 0.2  # between two looks at a job
+
+
+class VoteOptions(TypedDict, total=False):
+    """How neighbours vote; what is not said is as in DINO's vote.
+
+    temperature: 0.07, of the softmax weighting exp(cosine / temperature); weighting: or `distance`, 1 / (1 - cosine), or `uniform`;
+    balance: `inverse` divides each vote by the number of labelled points of its class; where: a filter of the points that may
+    vote; exact: compare with every vector instead of asking the index.
+    """
+
+    temperature: float
+    weighting: Literal["softmax", "distance", "uniform"]
+    balance: Literal["none", "inverse"]
+    where: Filter
+    exact: bool
 
 
 class Collection:
@@ -157,22 +177,61 @@ class Collection:
         vector: Vector | None = None,
         id: str | None = None,  # noqa: A002
         k: int = 20,
-        temperature: float = 0.07,
         reject_below: float | None = None,
+        **vote: Unpack[VoteOptions],
     ) -> Classification:
-        """Let the k nearest labelled points vote (DINO's vote: weight exp(cosine / temperature))."""
-        options = _present(k=k, temperature=temperature, reject_below=reject_below)
+        """Let the `k` nearest labelled points vote; below the probability `reject_below` there is no label."""
+        options = _present(k=k, reject_below=reject_below, **_spelled(vote))
         request = _target(image, vector, id, options)
         return self._connection.ask("POST", f"{self._path}/classify", Classification, **request)
 
-    def cluster(self, k: int, *, seed: int = 0) -> str:
-        """Cluster the points by spherical k-means, wait for it, and return the clustering's id."""
-        body = {"method": "kmeans", "k": k, "seed": seed}
-        answer = self._connection.send("POST", f"{self._path}/clusterings", params={"wait_s": JOB_WAIT_S}, json=body)
-        found: dict[str, Any] = answer.json()
-        if answer.status_code == 202:
-            found = self._wait(found["job"])
-        return str(found["clustering"])
+    def evaluate(self, ks: Sequence[int] = (1, 5, 10, 20, 50, 100, 200), **vote: Unpack[VoteOptions]) -> Evaluation:
+        """Classify every labelled point by the others, for several k; wait for it and return the figures."""
+        return Evaluation.model_validate(self._job("classify/evaluate", {"ks": list(ks), **_spelled(vote)}))
+
+    def label_issues(self, k: int = 20, *, limit: int = 100, **vote: Unpack[VoteOptions]) -> LabelIssues:
+        """Find labelled points whose neighbours vote for another label; wait for it and return the most suspicious."""
+        return LabelIssues.model_validate(self._job("label-issues", {"k": k, "limit": limit, **_spelled(vote)}))
+
+    def cluster(
+        self,
+        k: int | Literal["auto"] | None = None,
+        *,
+        method: Literal["kmeans", "hdbscan"] = "kmeans",
+        seed: int = 0,
+        min_size: int | None = None,
+    ) -> str:
+        """Cluster the points, wait for it, and return the clustering's id.
+
+        Args:
+            k: clusters of k-means; left out, as many as a sweep recommends. HDBSCAN finds the number itself.
+            method: spherical k-means, or HDBSCAN, which leaves noise between clusters of `min_size` points and more.
+            seed: the same seed gives the same clusters of the same points.
+            min_size: for HDBSCAN only; None leaves it to the service.
+        """
+        body = _present(method=method, k=k, seed=seed, min_size=min_size)
+        if method == "kmeans":
+            body.setdefault("k", "auto")
+        return str(self._job("clusterings", body)["clustering"])
+
+    def duplicates(
+        self,
+        threshold: float = 0.95,
+        *,
+        across: tuple[str | float, str | float] | None = None,
+        key: str = "label",
+        limit: int = 100,
+        exact: bool = False,
+    ) -> Duplicates:
+        """Return groups of points whose cosine is `threshold` or more; `across` confines pairs to two values of `key`."""
+        body = _present(threshold=threshold, key=key, limit=limit, exact=exact)
+        body |= {"across": list(across)} if across is not None else {}
+        return Duplicates.model_validate(self._job("duplicates", body))
+
+    def outliers(self, *, k: int = 10, limit: int = 100, exact: bool = False) -> list[Outlier]:
+        """Return the points farthest from their `k` nearest neighbours, farthest first."""
+        found = self._job("outliers", {"k": k, "limit": limit, "exact": exact})
+        return [Outlier.model_validate(each) for each in found["result"]]
 
     def clusterings(self) -> list[dict[str, Any]]:
         """List the clusterings that were made."""
@@ -186,6 +245,18 @@ class Collection:
         """Return points of a cluster, the most typical first."""
         path = f"{self._clustering(clustering)}/clusters/{cluster}/points"
         return self._connection.ask("GET", path, Page, params={"limit": limit}).result
+
+    def cluster_outliers(
+        self, clustering: str, *, cluster: int | None = None, limit: int = 100
+    ) -> list[ClusterOutlier]:
+        """Return the points (of one cluster) that fit worst: the noise of HDBSCAN, else the farthest from their centroids."""
+        params = _present(cluster=cluster, limit=limit)
+        path = f"{self._clustering(clustering)}/outliers"
+        return self._connection.ask_list("GET", path, ClusterOutlier, params=params)
+
+    def delete_clustering(self, clustering: str) -> None:
+        """Delete a clustering, and nothing of its points."""
+        self._connection.send("DELETE", self._clustering(clustering))
 
     def name_cluster(self, clustering: str, cluster: int, name: str) -> None:
         """Give a cluster a name."""
@@ -203,6 +274,12 @@ class Collection:
         """Return the clusters nearest to an image, a vector or a stored point."""
         request = _target(image, vector, id, {"limit": limit})
         return self._connection.ask_list("POST", f"{self._clustering(clustering)}/query", ClusterHit, **request)
+
+    def _job(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Start a job, wait for it, and return its result."""
+        answer = self._connection.send("POST", f"{self._path}/{path}", params={"wait_s": JOB_WAIT_S}, json=body)
+        found: dict[str, Any] = answer.json()
+        return self._wait(found["job"]) if answer.status_code == 202 else found
 
     def _wait(self, job_id: str) -> dict[str, Any]:
         while True:
@@ -240,6 +317,11 @@ def _present(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
     return {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items() if value is not None
     }
+
+
+def _spelled(vote: VoteOptions) -> dict[str, Any]:
+    """Return the options of a vote as the API spells them."""
+    return {("filter" if name == "where" else name): value for name, value in _present(**vote).items()}
 
 
 def _floats(vector: object) -> list[float]:

@@ -68,7 +68,11 @@ class EmbedAnswer(Answer):
 
 
 class CollectionAnswer(Answer):
-    """A collection and its figures; `model_loaded` says whether it takes images now."""
+    """A collection and its figures; `model_loaded` says whether it takes images now.
+
+    `index` is what answers: `exact`, `hnsw` or `ivf`; `measured_recall` the share of the ten nearest that it finds, null where it is
+    exact; `tail` the points that are compared one by one until the next index is built, and `building` whether one is.
+    """
 
     name: str
     fingerprint: str
@@ -80,6 +84,8 @@ class CollectionAnswer(Answer):
     index: str
     measured_recall: float | None
     memory_bytes: int
+    tail: int
+    building: bool
     model_loaded: bool
 
 
@@ -177,15 +183,104 @@ class ClassifyAnswer(Answer):
     neighbours: list[NeighbourAnswer]
 
 
+class ClassScoreAnswer(Answer):
+    """How one class fares; precision is null where it was never predicted."""
+
+    label: str
+    support: int
+    precision: float | None
+    recall: float
+    f1: float
+
+
+class ConfusionCellAnswer(Answer):
+    """How many points with this label were predicted to be `predicted`; null where the index found no neighbour."""
+
+    label: str
+    predicted: str | None
+    count: int
+
+
+class CalibrationBinAnswer(Answer):
+    """The predictions with a probability above `lower` and up to `upper`: their mean probability, and the share of right ones."""
+
+    lower: float
+    upper: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class CalibrationAnswer(Answer):
+    """`error` is the expected calibration error: how far probability and accuracy are apart, weighted by count."""
+
+    error: float
+    bins: list[CalibrationBinAnswer]
+
+
+class EvaluationAnswer(Answer):
+    """Leave-one-out over `points` labelled points of `classes` classes; accuracies by k, balanced is the mean recall of the classes.
+
+    `best_k` has the highest accuracy (where the vote is balanced the highest balanced accuracy), of equal ones the smallest;
+    `per_class`, `confusion` and `calibration` belong to it. `per_class` lists the most frequent classes, 1,000 at most, `confusion`
+    the most frequent pairs, 5,000 at most of the `confusion_cells` that are not zero.
+    """
+
+    points: int
+    classes: int
+    accuracy: dict[str, float]
+    balanced_accuracy: dict[str, float]
+    best_k: int
+    per_class: list[ClassScoreAnswer]
+    confusion: list[ConfusionCellAnswer]
+    confusion_cells: int
+    calibration: CalibrationAnswer
+
+
+class LabelIssueAnswer(Answer):
+    """A point whose neighbours vote for another label; `probability` is that of its own, `neighbours` the nearest ten that voted."""
+
+    id: str
+    label: str
+    suggested: str
+    probability: float
+    suggested_probability: float
+    neighbours: list[NeighbourAnswer]
+
+
+class LabelIssuesAnswer(Answer):
+    """The most suspicious points first; `suspected` of the `checked` labelled points are in all."""
+
+    result: list[LabelIssueAnswer]
+    suspected: int
+    checked: int
+
+
+class SweepItem(Answer):
+    """One k of a sweep; `score` is the mean simplified silhouette, at most 1, greater is better."""
+
+    k: int
+    score: float
+
+
 class ClusteringAnswer(Answer):
-    """One finished clustering."""
+    """One finished clustering: how it was made, the points there were then, the noise there is now.
+
+    Of k-means `k`, and where that was "auto" the `sweep` that chose it; of hdbscan `min_size`. `sample` is the number of points
+    that the sweep or hdbscan looked at.
+    """
 
     clustering: str
     method: str
     clusters: int
+    noise: int
     points: int
     seed: int
     created_at: float
+    k: int | Literal["auto"] | None = None
+    min_size: int | None = None
+    sample: int | None = None
+    sweep: list[SweepItem] | None = None
 
 
 class ClusteringsAnswer(Answer):
@@ -195,11 +290,11 @@ class ClusteringsAnswer(Answer):
 
 
 class ClusterAnswer(Answer):
-    """One cluster; `cohesion` is the mean cosine of its points to the centroid, `labels` counts them by label."""
+    """One cluster as it is now; `cohesion` is the mean cosine of its points to the centroid, `labels` counts them by label."""
 
     cluster: int
     size: int
-    cohesion: float
+    cohesion: float | None
     medoid: str | None
     representatives: list[str]
     labels: dict[str, int]
@@ -210,6 +305,23 @@ class ClustersAnswer(Answer):
     """The clusters of a clustering."""
 
     result: list[ClusterAnswer]
+
+
+class ClusterOutlierAnswer(Answer):
+    """A point far from its centroid; `cluster` is null for noise, `score` the cosine to the nearest centroid."""
+
+    id: str
+    score: float
+    cluster: int | None
+    label: str | None
+    payload: dict[str, Any] | None
+
+
+class ClusterOutliersAnswer(Answer):
+    """A page, the least fitting first; `next_cursor` is null on the last."""
+
+    result: list[ClusterOutlierAnswer]
+    next_cursor: str | None
 
 
 class ClusterHitAnswer(Answer):
@@ -249,3 +361,44 @@ class ClusteringMade(Answer):
     """The clustering that was made inside `wait_s`."""
 
     clustering: str
+
+
+class DuplicateGroupAnswer(Answer):
+    """Points that a chain of near-duplicates connects; `ids` are the first 100, the ones put first in front.
+
+    `score` is the cosine by which the least similar of them hangs on the one nearest to it; `labels` counts them by label.
+    """
+
+    size: int
+    score: float
+    ids: list[str]
+    labels: dict[str, int]
+
+
+class DuplicatesAnswer(Answer):
+    """The largest groups, of equal ones the most similar first; `total` groups hold `duplicates` of the `points` in all.
+
+    `capped` points have 512 duplicates or more, of which the nearest 512 were looked at: a group may then be in parts.
+    """
+
+    groups: list[DuplicateGroupAnswer]
+    total: int
+    duplicates: int
+    capped: int
+    points: int
+    threshold: float
+
+
+class OutlierAnswer(Answer):
+    """A point; `score` is the mean of 1 - cosine over its nearest neighbours, 0 to 2."""
+
+    id: str
+    score: float
+    label: str | None
+
+
+class OutliersAnswer(Answer):
+    """Of `points`, those that stand most alone, greatest score first."""
+
+    result: list[OutlierAnswer]
+    points: int

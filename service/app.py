@@ -16,7 +16,7 @@ from service import openapi, problems
 from service.access import RequireKey, key_digest
 from service.opened import open_service
 from service.problems import TooLargeAsProblem
-from service.routes import clusterings, collections, embed, health, jobs, points, putting, search
+from service.routes import analysis, clusterings, collections, embed, evaluation, health, jobs, points, putting, search
 from service.routes.state import name_model
 from service.settings import Settings
 from service.telemetry import RequestLog
@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         SettingsInvalid: no key, and no permission to go without.
     """
     app = Application(settings)
-    for module in (health, embed, collections, putting, points, search, clusterings, jobs):
+    for module in (health, embed, collections, putting, points, search, evaluation, clusterings, analysis, jobs):
         app.include_router(module.router)
     problems.install(app)
     openapi.install(app)

@@ -1,32 +1,42 @@
-"""kNN classification: the labelled neighbours of a query vote with DINO's softmax weights (`backbone.vote`)."""
+"""kNN classification: the labelled neighbours of a query vote with DINO's softmax weights, or others (`backbone.vote`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from backbone.vote import vote
 from service.points import Classification, ClassProbability, Hit
+from service.voting import Voting
 
 
 def classify(
-    neighbours: Sequence[Sequence[Hit]], temperature: float, reject_below: float | None = None
+    neighbours: Sequence[Sequence[Hit]],
+    voting: Voting,
+    reject_below: float | None = None,
+    sizes: Sequence[Mapping[str, int]] | None = None,
 ) -> list[Classification]:
     """Return one vote for each query's labelled neighbours (best first, at least one each).
 
     A class is rejected (label None) where its probability is below `reject_below`. Equal probabilities go to the class
     that comes first in the alphabet, so that the answer does not depend on the order of storing.
+
+    sizes: for each query, how many labelled points each class has where its neighbours were sought; a balanced vote needs them.
     """
     names = sorted({hit.label for hits in neighbours for hit in hits if hit.label is not None})
     number = {name: i for i, name in enumerate(names)}
-    widest = max((len(hits) for hits in neighbours), default=0)
-    scores = np.full((len(neighbours), widest), -np.inf)  # [Q, k]; -inf where a query has fewer neighbours
-    labels = np.zeros((len(neighbours), widest), np.int64)
+    shape = len(neighbours), max((len(hits) for hits in neighbours), default=0)
+    scores = np.full(shape, -np.inf)  # [Q, k]; -inf where a query has fewer neighbours
+    labels = np.zeros(shape, np.int64)
+    frequency = None if sizes is None else np.ones(shape, np.int64)
     for query, hits in enumerate(neighbours):
         scores[query, : len(hits)] = [hit.score for hit in hits]
         labels[query, : len(hits)] = [number[hit.label] for hit in hits if hit.label is not None]
-    probabilities = vote(scores, labels, len(names), temperature)  # [Q, C]
+        if sizes is not None and frequency is not None:
+            # a class that came with a write since the neighbours were found has no size yet
+            frequency[query, : len(hits)] = [max(sizes[query].get(hit.label or "", 1), 1) for hit in hits]
+    probabilities = vote(scores, labels, len(names), voting.temperature, voting.weighting, frequency)  # [Q, C]
     return [
         _decided(hits, names, row, reject_below) for hits, row in zip(neighbours, probabilities.tolist(), strict=True)
     ]

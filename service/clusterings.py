@@ -1,111 +1,163 @@
-"""Clusterings: groups of a collection's points as they were at one moment, kept beside the records under an id.
+"""Clusterings: a collection's points in groups, found once, named by people, and kept beside the records under an id.
 
-A clustering does not change when points do. What is listed of it leaves out members that are gone: representatives and
-medoid are the nearest members still there. With cosine and unit vectors the member nearest to the centroid is the medoid,
-for the sum of a member's cosines to all others is its product with the sum of all, which points where the centroid does.
+The centroids of a clustering stay as they were found. Its members follow the collection: a point that arrives joins the
+nearest cluster in the same commit (`service/centroids.py` has the rule), one that goes leaves. With cosine and unit vectors
+the member nearest to the mean is the medoid, for the sum of a member's cosines to all others is its product with the sum of
+all, which points where the mean does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import re
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
-from service.cursors import read_cursor, write_cursor
+from service.centroids import NOISE, Centroids
 from service.database import Database
-from service.errors import ClusteringMissing, ClusterMissing, CollectionEmpty, Invalid
-from service.kmeans import Partition, spherical_kmeans
-from service.points import Cluster, ClusterHit, Clustering, Point, Vector
+from service.errors import ClusteringMissing, ClusterMissing, CollectionEmpty, ServiceError
+from service.grouping import Grouping, Recipe, group
+from service.holdings import Holdings
+from service.members import (
+    Placed,
+    admit,
+    cluster_labels,
+    cluster_sizes,
+    insert_clusters,
+    inwards_out,
+    nearest_ids,
+    outwards_in,
+    page,
+    read_centroids,
+)
+from service.pacing import Progress, part_of
+from service.points import Cluster, ClusterHit, Clustering, ClusterOutlier, Point, Vector
+from service.purge import start_purge
 from service.records import Records
-from service.search import Search
-from service.vectors import Rows
+from service.segments import Rows
+from service.stored_vectors import vectors_of_rows
 
-REPRESENTATIVES = 6  # a row of pictures in a report
-MEMBERS_PER_WRITE = 20_000  # some 50 ms of the writer; other writes come between
+MEMBERS_PER_WRITE = 5_000  # some 50 ms of the writer; other writes come between
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Clusterings:
     """The clusterings of one collection."""
 
-    def __init__(self, database: Database, records: Records, search: Search) -> None:
+    def __init__(self, database: Database, records: Records) -> None:
         self._database = database
         self._records = records
-        self._search = search
+        # of the finished clusterings, for the writer thread only; they never change, so an entry can only be missing
+        self._centroids: dict[int, Centroids] = {}
 
-    def create(self, method: str, k: int, seed: int, progress: Callable[[float], None]) -> str:
-        """Make and keep a clustering of all points; return its id. Raises CollectionEmpty, and what `progress` raises.
+    def create(self, holdings: Holdings, recipe: Recipe, progress: Progress) -> str:
+        """Make and keep a clustering of all points; return its id. Raises Invalid, CollectionEmpty, what `progress` raises.
 
-        It can be listed once it is whole; one that was interrupted is cleared away when the library opens.
+        It can be listed once it is whole; what was interrupted is cleared away, at the latest when the library opens.
         """
-        if method != "kmeans":
-            raise Invalid(f"there is no clustering method {method!r}; use kmeans.")
-        if k < 1 or not 0 <= seed < 2**31:
-            raise Invalid("a clustering needs at least one cluster, and a seed from 0 to 2147483647.")
-        with self._search.moment() as now:
-            rows = now.view.rows()
-            if not len(rows):
-                raise CollectionEmpty("the collection has no points to group; put some first.")
-            labels = self._records.labels_by_row(now.connection)
-        vectors = now.view.vectors(rows)
-        partition = spherical_kmeans(vectors, k, seed, lambda share: progress(0.8 * share), now.view.threads)
-        number = self._database.write(lambda c: self._begin(c, method, seed, len(rows)))
-        self._write_members(number, rows, partition, lambda share: progress(0.8 + 0.2 * share))
-        groups = [labels.get(row) for row in rows.tolist()]
-        clusters = _described(partition, groups)
-        self._database.write(lambda c: self._finish(c, number, clusters))
-        progress(1.0)
+        recipe.check()
+        if not len(holdings):
+            raise CollectionEmpty("the collection has no points to group; put some first.")
+        found = group(holdings, recipe, part_of(progress, 0.0, 0.7))
+        number = self._database.write(lambda c: self._begin(c, recipe, found, len(holdings)))
+        try:
+            self._write_members(number, holdings.rows, found, part_of(progress, 0.7, 1.0))
+            after: int | None = int(holdings.rows[-1])
+            while after is not None:
+                progress(1.0)
+                after = self._database.write(lambda c, row=after: self._catch_up(c, number, found.centroids, row))  # type: ignore[misc]
+        except BaseException:
+            with contextlib.suppress(
+                ServiceError
+            ):  # the reason why it ended is worth more; an opening clears it as well
+                self._remove(number)
+            raise
         return str(number)
 
-    def _begin(self, connection: sqlite3.Connection, method: str, seed: int, points: int) -> int:
+    def _begin(self, connection: sqlite3.Connection, recipe: Recipe, found: Grouping, points: int) -> int:
         self._records.check_exists(connection)
         cursor = connection.execute(
-            "INSERT INTO clusterings (collection, method, seed, points, created_at) VALUES (?, ?, ?, ?, ?)",
-            (self._records.collection, method, seed, points, time.time()),
+            "INSERT INTO clusterings (collection, method, seed, parameters, points, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            (self._records.collection, recipe.method, recipe.seed, json.dumps(found.parameters), points, time.time()),
         )
         assert cursor.lastrowid is not None
+        insert_clusters(connection, cursor.lastrowid, found.centroids)
         return cursor.lastrowid
 
-    def _write_members(self, number: int, rows: Rows, partition: Partition, progress: Callable[[float], None]) -> None:
-        distances = 1.0 - partition.similarity.astype(np.float64)
-        columns = (partition.assigned.tolist(), distances.tolist(), rows.tolist())
-        members = [(number, *member) for member in zip(*columns, strict=True)]
-        for start in range(0, len(members), MEMBERS_PER_WRITE):
-            progress(start / len(members))
-            part = members[start : start + MEMBERS_PER_WRITE]
-            self._database.write(lambda c, part=part: _insert_members(c, part))  # type: ignore[misc]
+    def _write_members(self, number: int, rows: Rows, found: Grouping, progress: Progress) -> None:
+        order = np.lexsort((rows, -found.similarity, found.clusters))  # as they are kept, so that pages fill up
+        for start in range(0, len(order), MEMBERS_PER_WRITE):
+            progress(start / len(order))
+            part = order[start : start + MEMBERS_PER_WRITE]
 
-    def _finish(
-        self, connection: sqlite3.Connection, number: int, clusters: list[tuple[int, int, float, str, bytes]]
-    ) -> None:
+            def work(connection: sqlite3.Connection, part: Rows = part) -> None:
+                self._records.check_exists(connection)
+                admit(connection, number, rows[part], found.clusters[part], found.similarity[part])
+
+            self._database.write(work)
+
+    def _catch_up(self, connection: sqlite3.Connection, number: int, centroids: Centroids, after: int) -> int | None:
+        """Admit points that arrived meanwhile; return the last row if there may be more, else None: then all is there."""
         self._records.check_exists(connection)
-        connection.executemany(
-            "INSERT INTO clusters (clustering, cluster, size, cohesion, labels, centroid) VALUES (?, ?, ?, ?, ?, ?)",
-            [(number, *cluster) for cluster in clusters],
+        found = connection.execute(
+            "SELECT row FROM points WHERE row > ? AND collection = ? ORDER BY row LIMIT ?",
+            (after, self._records.collection, MEMBERS_PER_WRITE),
         )
+        rows = np.fromiter((row for (row,) in found), np.int64)
+        vectors = vectors_of_rows(connection, rows, self._records.dimension)
+        admit(connection, number, rows, *centroids.assign(vectors))
+        if len(rows) == MEMBERS_PER_WRITE:
+            return int(rows[-1])
         connection.execute("UPDATE clusterings SET finished = 1 WHERE clustering = ?", (number,))
+        return None
+
+    def arrived(self, connection: sqlite3.Connection, rows: Rows, vectors: Vector) -> None:
+        """Let new points [B] with unit vectors [B, D] join every finished clustering. For the writer, in the commit of the put."""
+        if not len(rows):
+            return
+        finished = connection.execute(
+            "SELECT clustering FROM clusterings WHERE collection = ? AND finished", (self._records.collection,)
+        ).fetchall()
+        self._centroids = {number: self._known_centroids(connection, number) for (number,) in finished}
+        for number, centroids in self._centroids.items():
+            admit(connection, number, rows, *centroids.assign(vectors))
+
+    def _known_centroids(self, connection: sqlite3.Connection, number: int) -> Centroids:
+        known = self._centroids.get(number)
+        return read_centroids(connection, number, self._records.dimension) if known is None else known
 
     def all(self) -> list[Clustering]:
         """Return the finished clusterings, oldest first."""
         with self._database.snapshot() as connection:
             found = connection.execute(
                 "SELECT clustering, method, (SELECT count(*) FROM clusters AS c WHERE c.clustering = g.clustering),"
-                " points, seed, created_at FROM clusterings AS g WHERE collection = ? AND finished ORDER BY clustering",
-                (self._records.collection,),
+                " (SELECT ifnull(sum(points), 0) FROM tallies AS t WHERE t.clustering = g.clustering AND cluster = ?),"
+                " points, seed, created_at, parameters FROM clusterings AS g WHERE collection = ? AND finished"
+                " ORDER BY clustering",
+                (NOISE, self._records.collection),
             )
-            return [Clustering(str(number), *rest) for number, *rest in found]
+            return [
+                Clustering(str(number), method, clusters, noise, points, seed, created_at, json.loads(parameters))
+                for number, method, clusters, noise, points, seed, created_at, parameters in found
+            ]
 
-    def clusters(self, clustering: str) -> list[Cluster]:
-        """Return the clusters of a clustering, largest first."""
+    def delete(self, clustering: str) -> None:
+        """Delete a clustering; its members are cleared away between other writes. Raises ClusteringMissing."""
         with self._database.snapshot() as connection:
             number = self._number(connection, clustering)
-            return [self._cluster(connection, number, row) for row in _cluster_rows(connection, number)]
+        self._remove(number)
+
+    def _remove(self, number: int) -> None:
+        self._database.write(lambda c: c.execute("DELETE FROM clusterings WHERE clustering = ?", (number,)).rowcount)
+        start_purge(self._database)
+
+    def clusters(self, clustering: str) -> list[Cluster]:
+        """Return the clusters of a clustering in the order of their numbers: when it was made, the largest first."""
+        with self._database.snapshot() as connection:
+            return self._clusters(connection, self._number(connection, clustering))
 
     def rename(self, clustering: str, cluster: int, name: str | None) -> Cluster:
         """Name a cluster, or take its name away."""
@@ -116,7 +168,8 @@ class Clusterings:
             connection.execute(
                 "UPDATE clusters SET name = ? WHERE clustering = ? AND cluster = ?", (name, number, cluster)
             )
-            return self._cluster(connection, number, next(iter(_cluster_rows(connection, number, cluster))))
+            [renamed] = self._clusters(connection, number, cluster)
+            return renamed
 
         return self._database.write(work)
 
@@ -126,30 +179,60 @@ class Clusterings:
         with self._database.snapshot() as connection:
             number = self._number(connection, clustering)
             _check_cluster(connection, number, cluster)
-            after = (-math.inf, 0) if cursor is None else read_cursor(cursor, listing, _member_position)
-            found = connection.execute(
-                "SELECT m.distance, m.row, p.id, p.label, p.payload FROM members AS m JOIN points AS p ON p.row = m.row"
-                " WHERE m.clustering = ? AND m.cluster = ? AND (m.distance, m.row) > (?, ?)"
-                " ORDER BY m.distance, m.row LIMIT ?",
-                (number, cluster, *after, limit + 1),
-            ).fetchall()
-        page = [Point(id_, label, None if text is None else json.loads(text)) for *_, id_, label, text in found[:limit]]
-        last = found[limit - 1][:2] if len(found) > limit else None
-        return page, None if last is None else write_cursor(listing, list(last))
+            places, following = page(
+                listing, limit, cursor, lambda n, after: inwards_out(connection, number, cluster, n, after)
+            )
+            return [point for point, *_ in self._points(connection, places)], following
+
+    def outliers(
+        self, clustering: str, cluster: int | None, limit: int, cursor: str | None
+    ) -> tuple[list[ClusterOutlier], str | None]:
+        """Return a page of what fits worst, farthest from the nearest centroid first, and the cursor of the next page or None.
+
+        That is the noise where the method knows noise, otherwise every point; or the members of one cluster.
+        """
+        listing = f"outliers of {clustering}/{cluster} of {self._records.collection}"
+        with self._database.snapshot() as connection:
+            number = self._number(connection, clustering)
+            if cluster is not None:
+                _check_cluster(connection, number, cluster)
+            among = self._outlying(connection, number) if cluster is None else [cluster]
+            places, following = page(
+                listing, limit, cursor, lambda n, after: outwards_in(connection, number, among, n, after)
+            )
+            return [
+                ClusterOutlier(point, None if its == NOISE else its, max(-1.0, 1.0 - distance))
+                for point, distance, its in self._points(connection, places)
+            ], following
+
+    @staticmethod
+    def _outlying(connection: sqlite3.Connection, number: int) -> list[int]:
+        [method] = connection.execute("SELECT method FROM clusterings WHERE clustering = ?", (number,)).fetchone()
+        if method == "hdbscan":
+            return [NOISE]
+        found = connection.execute("SELECT cluster FROM clusters WHERE clustering = ?", (number,))
+        return [cluster for (cluster,) in found]
+
+    def _points(self, connection: sqlite3.Connection, places: list[Placed]) -> list[tuple[Point, float, int]]:
+        """Return the points at these places, with their distances and clusters."""
+        rows = np.array([row for (_, row), _ in places], np.int64)
+        points = self._records.by_rows(connection, rows)
+        return [
+            (Point(p.id, p.label, p.payload), distance, cluster)
+            for (distance, row), cluster in places
+            for p in [points[row]]
+        ]
 
     def nearest(self, clustering: str, query: Vector, limit: int) -> list[ClusterHit]:
         """Return the clusters nearest to a unit vector [1, D] by their centroids, best first."""
         with self._database.snapshot() as connection:
             number = self._number(connection, clustering)
-            found = connection.execute(
-                "SELECT cluster, centroid, name FROM clusters WHERE clustering = ? ORDER BY cluster", (number,)
-            ).fetchall()
-            centroids = np.stack([np.frombuffer(blob, "<f4") for _, blob, _ in found])  # [K, D]
+            centroids = read_centroids(connection, number, self._records.dimension).vectors
+            names = dict(connection.execute("SELECT cluster, name FROM clusters WHERE clustering = ?", (number,)))
             scores = np.clip(centroids @ query[0], -1.0, 1.0)
             order = np.argsort(-scores, kind="stable")[:limit]
             return [
-                ClusterHit(found[i][0], float(scores[i]), _nearest_ids(connection, number, found[i][0]), found[i][2])
-                for i in order.tolist()
+                ClusterHit(i, float(scores[i]), nearest_ids(connection, number, i), names[i]) for i in order.tolist()
             ]
 
     def _number(self, connection: sqlite3.Connection, clustering: str) -> int:
@@ -163,60 +246,27 @@ class Clusterings:
         return number
 
     @staticmethod
-    def _cluster(connection: sqlite3.Connection, number: int, row: tuple[int, int, float, str, str | None]) -> Cluster:
-        cluster, size, cohesion, labels, name = row
-        nearest = _nearest_ids(connection, number, cluster)
-        return Cluster(
-            cluster, size, cohesion, nearest[0] if nearest else None, nearest, dict(json.loads(labels)), name
-        )
-
-
-def _described(partition: Partition, labels: list[str | None]) -> list[tuple[int, int, float, str, bytes]]:
-    """Return, for each cluster: its number, size, cohesion, label counts as JSON (most frequent first), centroid."""
-    counts: list[Counter[str]] = [Counter() for _ in partition.centroids]
-    for cluster, label in zip(partition.assigned.tolist(), labels, strict=True):
-        if label is not None:
-            counts[cluster][label] += 1
-    sizes = np.bincount(partition.assigned, minlength=len(counts))
-    sums = np.bincount(partition.assigned, weights=partition.similarity, minlength=len(counts))
-    return [
-        (i, int(sizes[i]), float(sums[i] / sizes[i]), json.dumps(counts[i].most_common()), centroid.tobytes())
-        for i, centroid in enumerate(partition.centroids.astype("<f4"))
-    ]
-
-
-def _insert_members(connection: sqlite3.Connection, members: list[tuple[int, int, float, int]]) -> None:
-    connection.executemany("INSERT INTO members (clustering, cluster, distance, row) VALUES (?, ?, ?, ?)", members)
-
-
-def _cluster_rows(
-    connection: sqlite3.Connection, number: int, cluster: int | None = None
-) -> list[tuple[int, int, float, str, str | None]]:
-    return connection.execute(
-        "SELECT cluster, size, cohesion, labels, name FROM clusters"
-        " WHERE clustering = ?1 AND (?2 IS NULL OR cluster = ?2) ORDER BY cluster",
-        (number, cluster),
-    ).fetchall()
+    def _clusters(connection: sqlite3.Connection, number: int, only: int | None = None) -> list[Cluster]:
+        found = connection.execute(
+            "SELECT cluster, name FROM clusters WHERE clustering = ?1 AND (?2 IS NULL OR cluster = ?2) ORDER BY cluster",
+            (number, only),
+        ).fetchall()
+        sizes, labels = cluster_sizes(connection, number), cluster_labels(connection, number)
+        clusters = []
+        for cluster, name in found:
+            size, cohesion = sizes.get(cluster, (0, None))
+            near = nearest_ids(connection, number, cluster)
+            medoid = near[0] if near else None
+            clusters.append(Cluster(cluster, size, cohesion, medoid, near, labels.get(cluster, {}), name))
+        return clusters
 
 
 def _check_cluster(connection: sqlite3.Connection, number: int, cluster: int) -> None:
-    if not (0 <= cluster < 2**63) or not _cluster_rows(connection, number, cluster):
-        raise ClusterMissing("the clustering has no cluster with this number; list its clusters.")
-
-
-def _nearest_ids(connection: sqlite3.Connection, number: int, cluster: int) -> tuple[str, ...]:
-    found = connection.execute(
-        "SELECT p.id FROM members AS m JOIN points AS p ON p.row = m.row WHERE m.clustering = ? AND m.cluster = ?"
-        " ORDER BY m.distance, m.row LIMIT ?",
-        (number, cluster, REPRESENTATIVES),
+    known = (
+        0 <= cluster < 2**63
+        and connection.execute(
+            "SELECT 1 FROM clusters WHERE clustering = ? AND cluster = ?", (number, cluster)
+        ).fetchone()
     )
-    return tuple(id_ for (id_,) in found)
-
-
-def _member_position(value: object) -> tuple[float, int]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError("a member's position is its distance and its row")
-    distance, row = float(value[0]), int(value[1])
-    if not (math.isfinite(distance) and 0 <= row < 2**63):
-        raise ValueError("a distance is finite and a row has 63 bits")
-    return distance, row
+    if not known:
+        raise ClusterMissing("the clustering has no cluster with this number; list its clusters.")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from sqlite3 import Connection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backbone.vote import NEIGHBOURS, TEMPERATURE
+from backbone.vote import NEIGHBOURS, TEMPERATURE, Weighting
+from service.builder import Builder, Subject
+from service.class_sizes import ClassSizes
 from service.classification import classify
 from service.clusterings import Clusterings
 from service.cursors import read_cursor, write_cursor
 from service.database import Database
 from service.errors import CollectionEmpty, CollectionMissing, DuplicateId, FilterInvalid
 from service.filters import LABELLED, Condition, Filter, Ids
+from service.grouping import Recipe
+from service.holdings import UNLABELLED, Holdings
 from service.payloads import encode_payload
 from service.points import (
     UNSET,
@@ -22,6 +27,7 @@ from service.points import (
     Cluster,
     ClusterHit,
     Clustering,
+    ClusterOutlier,
     CollectionStats,
     Hit,
     Keep,
@@ -35,11 +41,13 @@ from service.points import (
     check_source,
     unit_rows,
 )
-from service.records import Record, Records, StoredPoint
+from service.records import Change, Record, Records, StoredPoint
 from service.search import Search, SearchOptions, vectors_of
-from service.vectors import Rows, VectorIndex, View
+from service.vectors import Rows, View
+from service.voting import Balance, Voting
 
 EVERYTHING = Filter()
+NO_ROWS = np.empty(0, np.int64)
 Vectors = npt.ArrayLike | Sequence[npt.ArrayLike]  # [Q, D]
 
 
@@ -50,24 +58,20 @@ class Collection:
     those that write also raise StorageFull.
     """
 
-    def __init__(
-        self, database: Database, threads: int, number: int, name: str, fingerprint: str, dimension: int, keep: Keep
-    ) -> None:
+    def __init__(self, database: Database, builder: Builder, subject: Subject, name: str, keep: Keep) -> None:
+        """Start with the index of what is in the records, which the builder keeps fit."""
         self.name = name
-        self.fingerprint = fingerprint
-        self.dimension = dimension
         self.keep: Keep = keep
-        self.number = number
+        self.number = subject.belonging.collection
+        self.fingerprint = subject.belonging.fingerprint
+        self.dimension = subject.belonging.dimension
+        self.subject = subject
         self.dropped = False  # set by the library, in the writer thread
         self._database = database
-        self._records = Records(number, dimension)
-        self._index = VectorIndex(dimension, threads)
-        self._search = Search(database, self._records, self._index)
-        self._clusterings = Clusterings(database, self._records, self._search)
-
-    def load(self, rows: Rows, vectors: npt.NDArray[np.float32]) -> None:
-        """Take vectors that are in the records into the index. For the library, while it opens."""
-        self._index.add(rows, vectors)
+        self._records = Records(self.number, self.dimension)
+        self._search = Search(database, self._records, subject.index, lambda: builder.consider(subject))
+        self._clusterings = Clusterings(database, self._records)
+        self._class_sizes = ClassSizes(self._records)
 
     def put(self, points: Sequence[NewPoint], replace: bool = False) -> list[Outcome]:
         """Store points durably, then make them searchable; return an outcome for each, in order.
@@ -79,10 +83,13 @@ class Collection:
         records = self._checked(points)
         if not records:
             return []
-        return self._database.write(
-            lambda connection: self._records.put(connection, records, replace),
-            lambda change: self._search.follow(change.removed, change.added, change.vectors),
-        ).outcomes
+
+        def work(connection: Connection) -> Change:
+            change = self._records.put(connection, records, replace)
+            self._clusterings.arrived(connection, change.added, change.vectors)
+            return change
+
+        return self._database.write(work, self._search.follow).outcomes
 
     def _checked(self, points: Sequence[NewPoint]) -> list[Record]:
         seen: set[str] = set()
@@ -116,10 +123,9 @@ class Collection:
         self._alive()
         check_id(id)
         new_label, new_payload = _checked_label(label), _encoded_payload(payload)
-        none, no_vectors = np.empty(0, np.int64), np.empty((0, self.dimension), np.float32)
         updated = self._database.write(
             lambda connection: self._records.update(connection, id, new_label, new_payload),
-            lambda _: self._search.follow(none, none, no_vectors),  # filters may select other rows now
+            lambda point: self._search.follow(self._change(amended=np.array([point.row]))),
         )
         return Point(updated.id, updated.label, updated.payload)
 
@@ -129,12 +135,14 @@ class Collection:
         if (ids is None) == (filter is None):
             raise FilterInvalid("say which points to delete: either ids or a filter.")
         condition: Condition = Ids(tuple(ids or ())) if filter is None else filter
-        none, no_vectors = np.empty(0, np.int64), np.empty((0, self.dimension), np.float32)
         removed = self._database.write(
             lambda connection: self._records.delete(connection, condition),
-            lambda rows: self._search.follow(rows, none, no_vectors),
+            lambda rows: self._search.follow(self._change(removed=rows)),
         )
         return len(removed)
+
+    def _change(self, removed: Rows = NO_ROWS, amended: Rows = NO_ROWS) -> Change:
+        return Change([], removed, NO_ROWS, np.empty((0, self.dimension), np.float32), amended)
 
     def point(self, id: str, with_vector: bool = False) -> Point:  # noqa: A002
         """Return one point. Raises PointMissing."""
@@ -194,14 +202,44 @@ class Collection:
         self._alive()
         with self._search.moment() as now:
             labels = self._records.labels(now.connection)
+        approximate = None if now.view.main is None else now.view.main.approximate
         return CollectionStats(
             points=len(now.view),
-            index="exact",
-            measured_recall=None,  # an exact index has nothing to measure
+            index="exact" if approximate is None else approximate.reach.kind,
+            measured_recall=None
+            if approximate is None
+            else approximate.reach.recall,  # nothing to measure in an exact one
+            tail=sum(len(s) for s in now.view.tail),
+            building=self.subject.waiting,
             memory_bytes=now.view.memory_bytes,
             labels=len(labels),
             labelled=sum(labels.values()),
         )
+
+    def holdings(self) -> Holdings:
+        """Return all points as they are at this moment, for work that looks at every one of them."""
+        self._alive()
+        with self._search.moment() as now:
+            by_row = self._records.labels_by_row(now.connection)
+            rows = now.view.rows()
+        names = tuple(sorted(set(by_row.values())))
+        number = {name: i for i, name in enumerate(names)}
+        labels = np.full(len(rows), UNLABELLED)
+        labels[np.searchsorted(rows, list(by_row))] = [number[label] for label in by_row.values()]
+        return Holdings(rows, labels, names, now.view)
+
+    def matching(self, filter: Filter) -> Rows:  # noqa: A002
+        """Return the rows of the points that a filter selects, ascending."""
+        self._alive()
+        with self._database.snapshot() as connection:
+            return self._records.matching(connection, filter)
+
+    def by_rows(self, rows: Rows) -> dict[int, Point]:
+        """Return the points of these rows that are still there, by row."""
+        self._alive()
+        with self._database.snapshot() as connection:
+            found = self._records.by_rows(connection, rows)
+        return {row: Point(p.id, p.label, p.payload) for row, p in found.items()}
 
     def query(
         self,
@@ -212,14 +250,15 @@ class Collection:
         with_payload: bool = True,
         with_vector: bool = False,
         exclude: Sequence[str | None] | None = None,
+        exact: bool = False,
     ) -> list[list[Hit]]:
         """Return the nearest points to each of the query vectors [Q, D], best first; all queries see the same moment.
 
-        `limit` is capped at what is there; `exclude` names, for each query, an id to leave out.
-        Raises InvalidVector, DimensionMismatch.
+        `limit` is capped at what is there; `exclude` names, for each query, an id to leave out; `exact` asks
+        to compare with every vector where the index would answer from a part of them. Raises InvalidVector, DimensionMismatch.
         """
         self._alive()
-        options = SearchOptions(filter, score_threshold, with_payload, with_vector, exclude)
+        options = SearchOptions(filter, score_threshold, with_payload, with_vector, exclude, exact)
         return self._search.nearest(unit_rows(vectors, self.dimension), limit, options)
 
     def classify(
@@ -229,23 +268,33 @@ class Collection:
         temperature: float = TEMPERATURE,
         reject_below: float | None = None,
         filter: Filter | None = None,  # noqa: A002
+        weighting: Weighting = "softmax",
+        balance: Balance = "none",
+        exclude: Sequence[str | None] | None = None,
+        exact: bool = False,
     ) -> list[Classification]:
         """Return the vote of each query's `k` nearest labelled points (capped at what is there).
 
+        `weighting` and `balance` are those of `voting.Voting`; `exclude` and `exact` those of `query`.
         Raises CollectionEmpty where no labelled point (of those that the filter selects) is there, InvalidVector,
         DimensionMismatch.
         """
         self._alive()
-        options = SearchOptions(Filter(must=(LABELLED, filter) if filter else (LABELLED,)), with_payload=False)
+        condition = Filter(must=(LABELLED, filter) if filter else (LABELLED,))
+        options = SearchOptions(condition, with_payload=False, exclude=exclude, exact=exact)
         hits = self._search.nearest(unit_rows(vectors, self.dimension), k, options)
         if not all(hits):
             raise CollectionEmpty("no labelled point is there to vote; put points with labels first.")
-        return classify(hits, temperature, reject_below)
+        sizes = None
+        if balance == "inverse":
+            with self._search.moment() as now:
+                sizes = [self._class_sizes.without(now, filter, id_) for id_ in exclude or [None] * len(hits)]
+        return classify(hits, Voting(temperature, weighting, balance), reject_below, sizes)
 
-    def cluster(self, method: str, k: int, seed: int, progress: Callable[[float], None]) -> str:
-        """Group the points into up to `k` clusters; return the id of the clustering. Raises CollectionEmpty."""
+    def cluster(self, recipe: Recipe, progress: Callable[[float], None]) -> str:
+        """Group the points; return the id of the clustering. Raises Invalid, CollectionEmpty, and what `progress` raises."""
         self._alive()
-        return self._clusterings.create(method, k, seed, progress)
+        return self._clusterings.create(self.holdings(), recipe, progress)
 
     def clusterings(self) -> list[Clustering]:
         """Return the finished clusterings, oldest first."""
@@ -253,7 +302,7 @@ class Collection:
         return self._clusterings.all()
 
     def clusters(self, clustering: str) -> list[Cluster]:
-        """Return the clusters of a clustering, largest first. Raises ClusteringMissing."""
+        """Return the clusters of a clustering by number: when it was made, the largest first. Raises ClusteringMissing."""
         self._alive()
         return self._clusterings.clusters(clustering)
 
@@ -266,6 +315,22 @@ class Collection:
         """
         self._alive()
         return self._clusterings.members(clustering, cluster, limit, cursor)
+
+    def cluster_outliers(
+        self, clustering: str, cluster: int | None, limit: int, cursor: str | None = None
+    ) -> tuple[list[ClusterOutlier], str | None]:
+        """Return a page of the points (of one cluster) that are farthest from the nearest centroid, and a cursor.
+
+        Of a clustering that knows noise, and where no cluster is named, these are the noise. Raises ClusteringMissing,
+        ClusterMissing, CursorInvalid.
+        """
+        self._alive()
+        return self._clusterings.outliers(clustering, cluster, limit, cursor)
+
+    def delete_clustering(self, clustering: str) -> None:
+        """Delete a clustering, and nothing of its points. Raises ClusteringMissing."""
+        self._alive()
+        self._clusterings.delete(clustering)
 
     def rename_cluster(self, clustering: str, cluster: int, name: str | None) -> Cluster:
         """Name a cluster, under the rule of labels. Raises ClusteringMissing, ClusterMissing, InvalidLabel."""

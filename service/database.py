@@ -64,7 +64,7 @@ class Database:
                 self._tick = int(self._writer.execute("SELECT tick FROM clock").fetchone()[0])
                 sync_directory(path.parent)
             except (sqlite3.Error, OSError) as error:
-                raise _opening_error(path, error) from error
+                raise opening_error(path, error) from error
             undo.pop_all()
         self._applied = threading.Condition()  # guards _tick: the commit up to which derived state has been brought
         self._thread = threading.Thread(target=self._run, name="library-writer", daemon=True)
@@ -245,9 +245,15 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # see _checkpoint
     connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
     migrate(connection)
+    # A damaged index of SQLite's would answer, and wrongly. 0.1 s for 100,000 points.
+    for table in ("collections", "points", "field_names"):
+        found = connection.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
+        if found != "ok":
+            raise LibraryInvalid(f"the library is damaged ({found.splitlines()[-1]}); restore a backup.")
 
 
-def _opening_error(path: Path, error: sqlite3.Error | OSError) -> ServiceError:
+def opening_error(path: Path, error: sqlite3.Error | OSError) -> ServiceError:
+    """Return what SQLite or the disk says of a library's file, as an error of the service."""
     code = getattr(error, "sqlite_errorcode", 0)
     if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return LibraryInvalid(

@@ -75,7 +75,7 @@ class Embedder:
         self._thumbnail_px = thumbnail_px
         self._queue_images = queue_images
         self._open = True
-        self._admitted = 0
+        self._admitted: set[_Ticket] = set()  # admitted and not yet answered
         self._lock = threading.Lock()
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._batcher = Batcher(run, batch_images, batch_wait_s)
@@ -127,7 +127,7 @@ class Embedder:
 
     def ready(self) -> bool:
         """Say whether a request sent now would be computed: the batcher lives and the queue has room for more."""
-        return self._batcher.alive() and self._admitted < self._queue_images
+        return self._batcher.alive() and len(self._admitted) < self._queue_images
 
     def close(self) -> None:
         """Finish what was admitted, then stop; idempotent."""
@@ -137,26 +137,34 @@ class Embedder:
         self._batcher.close()
 
     def _admit(self, images: Sequence[bytes], thumbnails: bool) -> list[_Ticket]:
-        """Take all images or none; each ticket ends on every path, and only then is its place free again."""
+        """Take all images or none; each ticket ends on every path, and then its place is free again."""
         with self._lock:
             if not self._open:
                 raise Stopping("the service is stopping; send the request to another one.")
-            if self._admitted + len(images) > self._queue_images:
+            if len(self._admitted) + len(images) > self._queue_images:
                 raise Saturated(
-                    f"{self._admitted} images wait to be embedded and the limit is {self._queue_images}; come back in a second."
+                    f"{len(self._admitted)} images wait to be embedded and the limit is {self._queue_images}; come back in a second."
                 )
-            self._admitted += len(images)
-            return [self._begin(image, thumbnails) for image in images]
+            tickets: list[_Ticket] = [Future() for _ in images]
+            self._admitted.update(tickets)
+            for ticket, image in zip(tickets, images, strict=True):
+                ticket.add_done_callback(self._release)  # a cancelled one
+                self._decoders.submit(self._decode, ticket, image, thumbnails)
+        return tickets
 
-    def _begin(self, image: bytes, thumbnail: bool) -> _Ticket:
-        ticket: _Ticket = Future()
-        ticket.add_done_callback(self._release)
-        self._decoders.submit(self._decode, ticket, image, thumbnail)
-        return ticket
-
-    def _release(self, _: _Ticket) -> None:
+    def _release(self, ticket: _Ticket) -> None:
         with self._lock:
-            self._admitted -= 1
+            self._admitted.discard(ticket)
+
+    def _end(self, ticket: _Ticket, answer: _Computed | BaseException) -> None:
+        """Answer a ticket. Its place is free before its caller hears, so that the next request finds it so."""
+        self._release(ticket)
+        if not ticket.set_running_or_notify_cancel():
+            return
+        if isinstance(answer, BaseException):
+            ticket.set_exception(answer)
+        else:
+            ticket.set_result(answer)
 
     def _decode(self, ticket: _Ticket, data: bytes, with_thumbnail: bool) -> None:
         """Decode in a pool thread and hand on to the batcher."""
@@ -169,7 +177,7 @@ class Embedder:
             small = self._thumbnail(data, image) if with_thumbnail else None
             inner = self._batcher.submit(pixels)
         except BaseException as error:  # noqa: BLE001 - a pool thread: whatever it is belongs to the one who waits for the ticket
-            _end(ticket, error)
+            self._end(ticket, error)
             return
         decode_s = time.perf_counter() - begun
 
@@ -177,7 +185,7 @@ class Embedder:
             if tokens.cancelled():
                 return  # its ticket was cancelled first
             error = tokens.exception()
-            _end(ticket, error or _Computed(tokens.result(), small, decode_s))
+            self._end(ticket, error or _Computed(tokens.result(), small, decode_s))
 
         ticket.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
         inner.add_done_callback(computed)
@@ -212,12 +220,3 @@ def thumbnail(image: Image.Image, longer_side_px: int) -> bytes:
     file = io.BytesIO()
     small.save(file, "JPEG", quality=_THUMBNAIL_QUALITY)
     return file.getvalue()
-
-
-def _end(ticket: _Ticket, answer: _Computed | BaseException) -> None:
-    if not ticket.set_running_or_notify_cancel():
-        return
-    if isinstance(answer, BaseException):
-        ticket.set_exception(answer)
-    else:
-        ticket.set_result(answer)

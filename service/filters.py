@@ -1,4 +1,4 @@
-"""The filter language: JSON from a request, parsed into a tree, compiled to SQL with bound parameters only.
+"""The filter language: JSON from a request, parsed into a tree. `service/fields.py` finds what it selects.
 
     {"must": [...], "should": [...], "must_not": [...]}       all of must, at least one of should, none of must_not
     {"key": "label", "match": {"value": "cat"}}               equal; "any": [...] for one of several
@@ -13,7 +13,6 @@ if one of its items does.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +21,12 @@ from typing import Any, TypeAlias
 from service.errors import FilterInvalid
 
 MAX_DEPTH = 8  # nested filters; what people write by hand has two or three
-MAX_CONDITIONS = 128  # in all; SQLite's expressions may be 1,000 deep, and each condition reads the payload again
+MAX_CONDITIONS = 128  # in all; each is a query of its own
 MAX_VALUES = 10_000  # ids or alternatives in one list; they travel as one parameter
 MAX_TEXT_CHARS = 4096  # of a key or a value
 
 Scalar: TypeAlias = str | int | float | bool
 Condition: TypeAlias = "Match | Range | Exists | Ids | Filter"
-SQL: TypeAlias = tuple[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -184,61 +182,3 @@ def _scalar(value: object) -> Scalar:
     if isinstance(value, int | float):
         return _number(value)
     raise FilterInvalid("a value to match must be a string, a number or a boolean; for null use must_not exists.")
-
-
-def compile_filter(condition: Condition) -> SQL:
-    """Return an SQL expression over the table `points AS p`, and its parameters."""
-    match condition:
-        case Filter(must, should, must_not):
-            # NULL cannot come out of any condition below, so NOT means what it says
-            parts = [_joined(must, " AND "), _joined(should, " OR ")]
-            negated, parameters = _joined(must_not, " OR ")
-            parts.append((f"NOT {negated}" if negated else "", parameters))
-            kept = [part for part in parts if part[0]]
-            return " AND ".join(sql for sql, _ in kept) or "1", [p for _, ps in kept for p in ps]
-        case Ids(ids):
-            return "p.id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]
-        case Exists("label"):
-            return "p.label IS NOT NULL", []
-        case Match("label", values):
-            texts = [v for v in values if isinstance(v, str)]
-            return "(p.label IS NOT NULL AND p.label IN (SELECT value FROM json_each(?)))", [json.dumps(texts)]
-        case Range("label"):
-            return "0", []  # a label is text
-        case Exists(key):
-            return "EXISTS (SELECT 1 FROM json_each(p.payload) AS f WHERE f.key = ? AND f.type <> 'null')", [key]
-        case Match(key, values):
-            return _field(key, *_equals(values))
-        case Range(key, bounds):
-            test = " AND ".join(f"$.atom {sign} ?" for sign, _ in bounds)
-            return _field(key, f"$.type IN ('integer', 'real') AND {test}", [bound for _, bound in bounds])
-
-
-def _joined(conditions: tuple[Condition, ...], word: str) -> SQL:
-    compiled = [compile_filter(c) for c in conditions]
-    if not compiled:
-        return "", []
-    return "(" + word.join(f"({sql})" for sql, _ in compiled) + ")", [p for _, ps in compiled for p in ps]
-
-
-def _equals(values: tuple[Scalar, ...]) -> SQL:
-    texts = [v for v in values if isinstance(v, str)]
-    booleans = [str(v).lower() for v in values if isinstance(v, bool)]  # JSON's type names them: 'true', 'false'
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    alternatives = [
-        ("$.type = 'text' AND $.atom IN (SELECT value FROM json_each(?))", texts),
-        ("$.type IN (SELECT value FROM json_each(?))", booleans),
-        ("$.type IN ('integer', 'real') AND $.atom IN (SELECT value FROM json_each(?))", numbers),
-    ]
-    used = [(sql, json.dumps(wanted)) for sql, wanted in alternatives if wanted]
-    return " OR ".join(f"({sql})" for sql, _ in used) or "0", [wanted for _, wanted in used]
-
-
-def _field(key: str, test: str, parameters: list[Any]) -> SQL:
-    """Apply a test, written with `$` for the value, to a field of the payload or to the items of a list in it."""
-    own, item = test.replace("$", "f"), test.replace("$", "i")
-    sql = (
-        f"EXISTS (SELECT 1 FROM json_each(p.payload) AS f WHERE f.key = ? AND (({own}) "  # noqa: S608 - values are bound
-        f"OR (f.type = 'array' AND EXISTS (SELECT 1 FROM json_each(f.value) AS i WHERE {item}))))"
-    )
-    return sql, [key, *parameters, *parameters]

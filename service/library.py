@@ -24,17 +24,23 @@ from typing import Self
 
 from backbone.cores import usable_cores
 from backbone.durable import DirectoryLock, lock_directory
+from service import snapshots
+from service.builder import Builder, Subject
 from service.collection import Collection
 from service.database import Database
 from service.errors import CollectionConflict, CollectionMissing, FingerprintMismatch
 from service.jobs import Jobs
 from service.points import Keep, check_collection_name
 from service.purge import start_purge
-from service.records import read_vectors
+from service.records import read_epoch
+from service.startup import start
+from service.stored_vectors import read_vectors
+from service.vectors import VectorIndex
 
 __all__ = ["DATABASE_NAME", "Collection", "Library"]
 
 DATABASE_NAME = "library.sqlite3"
+INDEX_FOLDER = "index"  # what is derived: it may be deleted while the library is closed, and is built again
 
 _Row = tuple[int, str, str, int, Keep]
 
@@ -42,13 +48,15 @@ _Row = tuple[int, str, str, int, Keep]
 class Library:
     """The collections and jobs of a data directory, held by this process until `close`."""
 
-    def __init__(self, lock: DirectoryLock, database: Database, threads: int) -> None:
+    def __init__(self, lock: DirectoryLock, database: Database, index_folder: Path, threads: int) -> None:
         self._threads = threads
         self._lock = lock
         self._database = database
+        self._index_folder = index_folder
+        self._builder = Builder(database, index_folder, threads)
         self._collections: dict[str, Collection] = {}
         self._load()
-        database.write(_clear_unfinished)
+        database.write(_clear_unfinished, lambda _: self._consider_all())
         start_purge(database)
         self.jobs = Jobs(database)
 
@@ -64,13 +72,14 @@ class Library:
             undo.callback(lock.release)
             database = Database(data_dir / DATABASE_NAME)
             undo.callback(database.close)
-            library = cls(lock, database, threads or usable_cores())
+            library = cls(lock, database, data_dir / INDEX_FOLDER, threads or usable_cores())
             undo.pop_all()
         return library
 
     def close(self) -> None:
         """Stop the jobs, finish the writes that wait, let go of the directory. A second call does nothing."""
         self.jobs.close()
+        self._builder.close()
         self._database.close()
         self._lock.release()
 
@@ -123,7 +132,7 @@ class Library:
         def follow(result: tuple[_Row, bool]) -> None:
             row, created = result
             if created:
-                self._collections[name] = Collection(self._database, self._threads, *row)
+                self._collections[name] = self._collection(*row)
 
         _, created = self._database.write(work, follow)
         return self.collection(name), created
@@ -136,20 +145,34 @@ class Library:
                 raise CollectionMissing(f"there is no collection {name[:128]!r}.")
 
         def follow(_: None) -> None:
-            self._collections.pop(name).dropped = True
+            dropped = self._collections.pop(name)
+            dropped.dropped = True
+            self._builder.drop(dropped.subject)
 
         check_collection_name(name)
         self._database.write(work, follow)
         start_purge(self._database)
 
+    def _collection(self, number: int, name: str, fingerprint: str, dimension: int, keep: Keep) -> Collection:
+        belonging = snapshots.Belonging(self._epoch, number, fingerprint, dimension)
+        subject = Subject(belonging, VectorIndex(dimension, self._threads))
+        return Collection(self._database, self._builder, subject, name, keep)
+
     def _load(self) -> None:
-        """Bring every collection's index to the records."""
+        """Bring every collection's index to the records: what a snapshot holds from there, the rest from the database."""
         with self._database.snapshot() as connection:
+            self._epoch = read_epoch(connection).hex()
             found = connection.execute("SELECT collection, name, fingerprint, dimension, keep FROM collections")
-            by_number = {row[0]: Collection(self._database, self._threads, *row) for row in found}
-            for number, rows, vectors in read_vectors(connection):
-                by_number[number].load(rows, vectors)
+            by_number = {row[0]: self._collection(*row) for row in found.fetchall()}
+            after = {number: start(connection, self._index_folder, c.subject) for number, c in by_number.items()}
+            for number, rows, vectors in read_vectors(connection, after):
+                by_number[number].subject.index.add(rows, vectors)
         self._collections = {c.name: c for c in by_number.values()}
+        snapshots.clear_others(self._index_folder, by_number)
+
+    def _consider_all(self) -> None:
+        for collection in self._collections.values():
+            self._builder.consider(collection.subject)
 
 
 def _check_same(found: _Row, fingerprint: str, dimension: int, keep: Keep | None) -> None:

@@ -6,6 +6,8 @@ A step that has been released is never edited; a change is a new step at the end
 import sqlite3
 
 from service.errors import LibraryInvalid
+from service.fields import FILL
+from service.rows import checksum
 
 APPLICATION_ID = 0x44494E4F  # "DINO": tells our file from any other SQLite database
 
@@ -84,7 +86,66 @@ JOBS = (
     ) WITHOUT ROWID""",
 )
 
-MIGRATIONS = (POINTS, CLUSTERINGS, JOBS)
+FIELDS = (
+    "CREATE TABLE field_names (key INTEGER PRIMARY KEY, collection INTEGER NOT NULL, name TEXT NOT NULL, UNIQUE (collection, name))",
+    # `value` has no type, so that SQLite keeps and compares each as what it is.
+    "CREATE TABLE fields (key INTEGER, value, row INTEGER, PRIMARY KEY (key, value, row)) WITHOUT ROWID",
+    *FILL,
+)
+
+CHECKSUMS = (
+    "ALTER TABLE points ADD COLUMN crc32 INTEGER NOT NULL DEFAULT 0",
+    "UPDATE points SET crc32 = checksum(row, collection, id, content_hash, label, payload, source_path, source_size, source_mtime_ns)",
+    # NULL for a picture from before: to read and write all of them again could take hours and twice the space.
+    "ALTER TABLE pictures ADD COLUMN crc32 INTEGER",
+)
+
+IDENTITY = (
+    # Drawn anew by a restore. What is derived and kept beside the library remembers it, and so fits no other state of it.
+    "CREATE TABLE identity (epoch BLOB NOT NULL)",
+    "INSERT INTO identity VALUES (randomblob(16))",
+)
+
+TALLIES = (
+    # A clustering follows its collection: points join on arrival (`service/members.py`), and the triggers below let them go.
+    # What was there before keeps to its members; noise is cluster -1. `reach` is the least cosine to the centroid of a member.
+    "DELETE FROM members WHERE row NOT IN (SELECT row FROM points)",
+    "CREATE INDEX members_by_row ON members (row, clustering)",
+    "ALTER TABLE clusterings ADD COLUMN parameters TEXT NOT NULL DEFAULT '{}'",
+    # How many members of a cluster bear a label ('' for none), and the sum of their cosines to the centroid. Apart from
+    # `clusters`, whose centroids make each row a page: every put changes some.
+    """CREATE TABLE tallies (
+        clustering INTEGER NOT NULL,
+        cluster INTEGER NOT NULL,
+        label TEXT NOT NULL,
+        points INTEGER NOT NULL,
+        similarity REAL NOT NULL,
+        PRIMARY KEY (clustering, cluster, label)
+    ) WITHOUT ROWID""",
+    "INSERT INTO tallies SELECT m.clustering, m.cluster, ifnull(p.label, ''), count(*), sum(1 - m.distance)"
+    " FROM members AS m JOIN points AS p ON p.row = m.row GROUP BY 1, 2, 3",
+    "ALTER TABLE clusters ADD COLUMN reach REAL NOT NULL DEFAULT -1",
+    "ALTER TABLE clusters DROP COLUMN size",
+    "ALTER TABLE clusters DROP COLUMN cohesion",
+    "ALTER TABLE clusters DROP COLUMN labels",
+    # Triggers, because a point's old label is known only here, and so that no way to delete or relabel it can pass them by.
+    """CREATE TRIGGER members_leave BEFORE DELETE ON points WHEN EXISTS (SELECT 1 FROM members WHERE row = OLD.row) BEGIN
+        UPDATE tallies SET points = points - 1, similarity = similarity - (1 - m.distance) FROM members AS m
+        WHERE m.row = OLD.row AND tallies.clustering = m.clustering AND tallies.cluster = m.cluster
+        AND tallies.label = ifnull(OLD.label, '');
+        DELETE FROM members WHERE row = OLD.row;
+    END""",
+    """CREATE TRIGGER members_relabelled AFTER UPDATE OF label ON points
+    WHEN OLD.label IS NOT NEW.label AND EXISTS (SELECT 1 FROM members WHERE row = OLD.row) BEGIN
+        UPDATE tallies SET points = points - 1, similarity = similarity - (1 - m.distance) FROM members AS m
+        WHERE m.row = OLD.row AND tallies.clustering = m.clustering AND tallies.cluster = m.cluster
+        AND tallies.label = ifnull(OLD.label, '');
+        INSERT INTO tallies SELECT clustering, cluster, ifnull(NEW.label, ''), 1, 1 - distance FROM members WHERE row = OLD.row
+        ON CONFLICT DO UPDATE SET points = points + 1, similarity = similarity + excluded.similarity;
+    END""",
+)
+
+MIGRATIONS = (POINTS, CLUSTERINGS, JOBS, FIELDS, CHECKSUMS, IDENTITY, TALLIES)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -98,6 +159,7 @@ def migrate(connection: sqlite3.Connection) -> None:
         raise LibraryInvalid(
             f"the library has schema {version} and this dinodex knows up to {len(MIGRATIONS)}; use a newer dinodex."
         )
+    connection.create_function("checksum", 9, checksum, deterministic=True)
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         for statement in statements:

@@ -1,4 +1,7 @@
-"""How many threads FAISS may use. OpenMP keeps that number per calling thread, so it is set around each call."""
+"""How FAISS uses the processor: how many threads, and from when on it multiplies matrices.
+
+OpenMP keeps the number of threads per calling thread, so it is set around each call; the other is set once for the process.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import faiss
+
+# Numbers of a batch of queries (queries x dimension) from which on FAISS' exact search is a matrix product. Its own 128,000 scans
+# vector by vector up to 333 queries of 384 dimensions; a product is 1.3 times as fast for 8 and 4 times for 64.
+faiss.cvar.distance_compute_blas_threshold = 8_192
 
 
 @contextmanager

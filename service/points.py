@@ -133,42 +133,64 @@ class Classification:
 
 @dataclass(frozen=True)
 class CollectionStats:
-    """Figures of a collection: points, which index answers and how well, memory of the index, distinct labels."""
+    """Figures of a collection: points, which index answers and how well, its memory, distinct labels and labelled points.
+
+    `measured_recall` is None where the index is exact; `tail` counts the points that are compared one by one beside the main
+    segment; `building` says whether a new main segment is on its way.
+    """
 
     points: int
     index: str
     measured_recall: float | None
     memory_bytes: int
+    tail: int
+    building: bool
     labels: int
     labelled: int
 
 
 @dataclass(frozen=True)
 class Clustering:
-    """One finished clustering: `clusters` of them over the `points` there were when it was made."""
+    """One finished clustering: its clusters, the noise points there are now, the `points` there were when it was made.
+
+    `parameters` says how: of k-means `k`, and where that was "auto" the sizes of the `sample` and the `sweep` (a list of `k` and
+    `score`); of hdbscan `min_size` and `sample`.
+    """
 
     id: str
     method: str
     clusters: int
+    noise: int
     points: int
     seed: int
     created_at: float  # seconds since the epoch
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster of a clustering, as it was made; medoid and representatives are the nearest members still there.
+    """One cluster of a clustering and the members that are there now; medoid and representatives are those nearest to the
+    centroid.
 
-    `cohesion` is the mean cosine of the members to the centroid; `labels` counts the members of each label.
+    `cohesion` is the mean cosine of the members to the centroid, None where there is none; `labels` counts them by label.
     """
 
     cluster: int
     size: int
-    cohesion: float
+    cohesion: float | None
     medoid: str | None
     representatives: tuple[str, ...]
     labels: dict[str, int]
     name: str | None
+
+
+@dataclass(frozen=True)
+class ClusterOutlier:
+    """A point far from its centroid: its cluster, or None for noise, and the cosine to the nearest centroid."""
+
+    point: Point
+    cluster: int | None
+    score: float
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,8 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 def _problem(status: int, code: str, detail: str) -> dict[str, Any]:
     title = code.replace("_", " ").capitalize()
-    return {"type": f"urn:dinodex:{code}", "title": title, "status": status, "detail": detail, "code": code}
+    text = detail.encode(errors="backslashreplace").decode()  # half a character of the request's cannot be sent back
+    return {"type": f"urn:dinodex:{code}", "title": title, "status": status, "detail": text, "code": code}
 
 
 def _respond(request: Request, problem: dict[str, Any], extra: Any = None) -> Response:  # noqa: ANN401 - starlette's headers

@@ -8,9 +8,11 @@ import numpy as np
 
 from service.database import Database
 from service.errors import ServiceError
-from service.records import delete_rows
+from service.fields import clear_fields
+from service.records import clear_rows
 
 STEP_ROWS = 2_000  # some 10 ms of the writer: nobody waits long behind a step
+STEP_FIELDS = 5_000  # the same
 
 
 def start_purge(database: Database) -> None:
@@ -29,11 +31,13 @@ def start_purge(database: Database) -> None:
 def _step(connection: sqlite3.Connection) -> bool:
     """Delete some of it; return whether there may be more."""
     connection.execute("DELETE FROM clusterings WHERE collection NOT IN (SELECT collection FROM collections)")
-    connection.execute("DELETE FROM clusters WHERE clustering NOT IN (SELECT clustering FROM clusterings)")
+    for table in ("clusters", "tallies"):
+        connection.execute(f"DELETE FROM {table} WHERE clustering NOT IN (SELECT clustering FROM clusterings)")  # noqa: S608
+    fields = clear_fields(connection, STEP_FIELDS)
     collection = _orphan(connection, "points", "collection", "collections")
     if collection is not None:
         found = connection.execute("SELECT row FROM points WHERE collection = ? LIMIT ?", (collection, STEP_ROWS))
-        delete_rows(connection, np.array(sorted(row for (row,) in found), np.int64))
+        clear_rows(connection, np.array(sorted(row for (row,) in found), np.int64))
     clustering = _orphan(connection, "members", "clustering", "clusterings")
     if clustering is not None:
         connection.execute(
@@ -41,7 +45,7 @@ def _step(connection: sqlite3.Connection) -> bool:
             " row FROM members WHERE clustering = ? LIMIT ?)",
             (clustering, STEP_ROWS),
         )
-    return collection is not None or clustering is not None
+    return fields or collection is not None or clustering is not None
 
 
 def _orphan(connection: sqlite3.Connection, table: str, number: str, owners: str) -> int | None:

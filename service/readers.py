@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.errors import StorageFailed
+from service.errors import LibraryInvalid, StorageFailed
 
 BUSY_TIMEOUT_S = 30  # nobody else should hold the file; a person's sqlite3 shell gets this long to let go
 IDLE_READERS = 8  # connections kept open between reads: a few requests' worth; each holds a page cache of 2 MB at most
 
+DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DISK |= {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -38,7 +39,9 @@ class Readers:
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection. Raises StorageFailed where the disk fails, also during the read, and once closed."""
+        """Lend a connection. Raises StorageFailed where the disk fails, also during the read, and once closed; LibraryInvalid
+        where the file is damaged.
+        """
         connection = None
         try:
             connection = self._take()
@@ -46,6 +49,8 @@ class Readers:
         except sqlite3.Error as error:
             if not is_disk_error(error):
                 raise
+            if error.sqlite_errorcode & 0xFF in DAMAGED:
+                raise LibraryInvalid(f"the library is damaged ({error}); restore a backup.") from error
             raise StorageFailed(f"the library could not be read ({error}); check the disk.") from error
         finally:
             if connection is not None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from service.errors import CollectionMissing, LibraryInvalid, PointConflict, PointMissing
-from service.filters import Condition, compile_filter
-from service.points import UNSET, Outcome, Payload, PutStatus, Source, Stored, Unset, Vector
-from service.vectors import Rows
+from service.fields import erase_fields, select_rows, write_fields
+from service.filters import Condition, Filter
+from service.points import Outcome, Payload, PutStatus, Source, Stored, Unset, Vector
+from service.rows import COLUMNS, PointRow, checksum, damaged, read_rows
+from service.segments import Rows
+
+EVERYTHING = Filter()
+FIRST_BLOCK = 4  # times the page: as many points are looked at before a filter is asked for all that it selects
+PAGE_BLOCK = 4096  # points looked at in each further step: a few milliseconds
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Change:
-    """What a put did: an outcome for each record, the rows that went, and the rows that came with their vectors."""
+    """What a write did: an outcome for each record of a put, the rows that went, those that came with their vectors, and
+    those whose label or payload may have changed.
+    """
 
     outcomes: list[Outcome]
     removed: Rows
     added: Rows
     vectors: Vector  # [len(added), D]
+    amended: Rows
 
 
 @dataclass(frozen=True)
@@ -63,99 +73,70 @@ class Records:
         if found is None:
             raise CollectionMissing("the collection has been deleted.")
 
-    def put(self, connection: sqlite3.Connection, records: Sequence[Record], replace: bool) -> Change:
+    def put(self, connection: sqlite3.Connection, records: Sequence[Record], replacing: bool) -> Change:
         """Store records, each new, unchanged, replaced or in conflict with what is there."""
         self.check_exists(connection)
         known = self._known(connection, [r.id for r in records])
         outcomes: list[Outcome] = []
         new: list[Record] = []
+        amended: list[tuple[PointRow, PointRow]] = []
         removed: list[int] = []
         for record in records:
-            row, content_hash = known.get(record.id, (None, None))
-            if row is not None and content_hash == record.content_hash:
-                self._amend(connection, row, record)
+            there = known.get(record.id)
+            if there is not None and there.content_hash == record.content_hash:
+                amended.append((there, _amended(there, record)))
                 outcomes.append(Outcome(record.id, "unchanged"))
             elif record.vector is None:
                 outcomes.append(
                     Outcome(record.id, error=PointConflict("the stored content has changed; send it again."))
                 )
-            elif row is None or replace:
-                status: PutStatus = "created" if row is None else "replaced"
+            elif there is None or replacing:
+                status: PutStatus = "created" if there is None else "replaced"
                 outcomes.append(Outcome(record.id, status))
-                if row is not None:
-                    record = self._inheriting(connection, row, record)
-                    removed.append(row)
+                if there is not None:
+                    record = _inheriting(there, record)
+                    removed.append(there.row)
                 new.append(record)
             else:
                 conflict = PointConflict("the id exists with other content; use another id, or replace=true.")
                 outcomes.append(Outcome(record.id, error=conflict))
         gone = np.array(sorted(removed), np.int64)
         delete_rows(connection, gone)
+        changed = _amend(connection, amended)
         vectors = [r.vector for r in new if r.vector is not None]
         stacked = np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
-        return Change(outcomes, gone, self._insert(connection, new), stacked)
+        return Change(outcomes, gone, self._insert(connection, new, stacked), stacked, changed)
 
-    def _known(self, connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, tuple[int, bytes]]:
-        found = connection.execute(
-            "SELECT id, row, content_hash FROM points WHERE collection = ? AND id IN (SELECT value FROM json_each(?))",
-            (self.collection, json.dumps(list(ids))),
-        )
-        return {id_: (row, content_hash) for id_, row, content_hash in found}
+    def _known(self, connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, PointRow]:
+        where = "collection = ? AND id IN (SELECT value FROM json_each(?))"
+        return {row.id: row for row in read_rows(connection, where, (self.collection, json.dumps(list(ids))))}
 
-    def _amend(self, connection: sqlite3.Connection, row: int, record: Record) -> None:
-        changes: dict[str, Any] = {}
-        if record.label is not UNSET:
-            changes["label"] = record.label
-        if record.payload is not UNSET:
-            changes["payload"] = record.payload
-        if record.source is not None:
-            changes |= _source_columns(record.source)
-        if changes:
-            columns = ", ".join(f"{column} = ?" for column in changes)  # our own names, not a request's
-            connection.execute(f"UPDATE points SET {columns} WHERE row = ?", (*changes.values(), row))  # noqa: S608
-
-    def _inheriting(self, connection: sqlite3.Connection, row: int, record: Record) -> Record:
-        """Return the record with what it does not say taken from the row it replaces."""
-        label, payload = connection.execute("SELECT label, payload FROM points WHERE row = ?", (row,)).fetchone()
-        return Record(
-            record.id,
-            record.content_hash,
-            record.vector,
-            label if record.label is UNSET else record.label,
-            payload if record.payload is UNSET else record.payload,
-            record.picture,
-            record.source,
-        )
-
-    def _insert(self, connection: sqlite3.Connection, records: Sequence[Record]) -> Rows:
+    def _insert(self, connection: sqlite3.Connection, records: Sequence[Record], vectors: Vector) -> Rows:
         if not records:
             return np.empty(0, np.int64)
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'points'").fetchone()
         first = 1 if last is None else last[0] + 1
-        numbered = list(enumerate(records, start=first))
+        rows = [
+            PointRow(
+                row,
+                self.collection,
+                r.id,
+                r.content_hash,
+                None if isinstance(r.label, Unset) else r.label,
+                None if isinstance(r.payload, Unset) else r.payload,
+                *_source_columns(r.source),
+            )
+            for row, r in enumerate(records, start=first)
+        ]
         connection.executemany(
-            "INSERT INTO points (row, collection, id, content_hash, label, payload, source_path, source_size,"
-            " source_mtime_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    row,
-                    self.collection,
-                    r.id,
-                    r.content_hash,
-                    None if r.label is UNSET else r.label,
-                    None if r.payload is UNSET else r.payload,
-                    *_source_columns(r.source).values(),
-                )
-                for row, r in numbered
-            ],
+            f"INSERT INTO points ({COLUMNS}, crc32) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own names
+            [(*row, checksum(*row)) for row in rows],
         )
-        blobs = [(row, r.vector.astype("<f4").tobytes()) for row, r in numbered if r.vector is not None]
-        connection.executemany(
-            "INSERT INTO vectors (row, vector, crc32) VALUES (?, ?, ?)",
-            [(row, blob, zlib.crc32(blob)) for row, blob in blobs],
-        )
-        pictures = [(row, r.picture) for row, r in numbered if r.picture is not None]
-        connection.executemany("INSERT INTO pictures (row, picture) VALUES (?, ?)", pictures)
+        blobs = [vector.tobytes() for vector in vectors.astype("<f4", copy=False)]
+        _insert_blobs(connection, "vector", [(row.row, blob) for row, blob in zip(rows, blobs, strict=True)])
+        pictures = [(row.row, r.picture) for row, r in zip(rows, records, strict=True) if r.picture is not None]
+        _insert_blobs(connection, "picture", pictures)
+        write_fields(connection, [row.row for row in rows if row.payload is not None])
         return np.arange(first, first + len(records), dtype=np.int64)
 
     def update(
@@ -163,9 +144,10 @@ class Records:
     ) -> StoredPoint:
         """Set label and payload where they are not UNSET. Raises PointMissing."""
         self.check_exists(connection)
-        row = self.point(connection, id_).row
-        self._amend(connection, row, Record(id_, b"", None, label, payload, None, None))
-        return self.point(connection, id_)
+        there = self._row(connection, id_)
+        changed = _amended(there, Record(id_, there.content_hash, None, label, payload, None, None))
+        _amend(connection, [(there, changed)])
+        return _stored_point(changed)
 
     def delete(self, connection: sqlite3.Connection, condition: Condition) -> Rows:
         """Delete the points that a condition selects; return their rows, ascending."""
@@ -176,64 +158,83 @@ class Records:
 
     def point(self, connection: sqlite3.Connection, id_: str) -> StoredPoint:
         """Return one point. Raises PointMissing."""
-        found = connection.execute(
-            "SELECT row, id, label, payload FROM points WHERE collection = ? AND id = ?", (self.collection, id_)
-        ).fetchone()
-        if found is None:
+        return _stored_point(self._row(connection, id_))
+
+    def _row(self, connection: sqlite3.Connection, id_: str) -> PointRow:
+        found = read_rows(connection, "collection = ? AND id = ?", (self.collection, id_))
+        if not found:
             raise PointMissing("no point has this id; check the id, or put it first.")
-        return _stored_point(found)
+        return found[0]
 
     def by_rows(self, connection: sqlite3.Connection, rows: Rows) -> dict[int, StoredPoint]:
         """Return the points of these rows, by row."""
-        wanted = json.dumps(np.unique(rows[rows >= 0]).tolist())
-        found = connection.execute(
-            "SELECT row, id, label, payload FROM points WHERE row IN (SELECT value FROM json_each(?))", (wanted,)
-        )
-        return {row[0]: _stored_point(row) for row in found}
+        return {found.row: _stored_point(found) for found in _read_some(connection, np.unique(rows[rows >= 0]))}
 
     def matching(self, connection: sqlite3.Connection, condition: Condition) -> Rows:
         """Return the rows of the points that a condition selects, ascending."""
-        sql, parameters = compile_filter(condition)
-        found = connection.execute(
-            f"SELECT p.row FROM points AS p WHERE p.collection = ? AND {sql}",  # noqa: S608 - values are bound
-            (self.collection, *parameters),
-        )
-        return np.sort(np.fromiter((row for (row,) in found), np.int64))
+        return select_rows(connection, self.collection, condition)
+
+    def matching_among(self, connection: sqlite3.Connection, condition: Condition, rows: Rows) -> Rows:
+        """Return those of these rows (ascending) that are there and that a condition selects, ascending."""
+        return select_rows(connection, self.collection, condition, rows)
 
     def count(self, connection: sqlite3.Connection, condition: Condition) -> int:
         """Return how many points a condition selects."""
-        sql, parameters = compile_filter(condition)
-        query = f"SELECT count(*) FROM points AS p WHERE p.collection = ? AND {sql}"  # noqa: S608 - values are bound
-        return int(connection.execute(query, (self.collection, *parameters)).fetchone()[0])
+        if condition != EVERYTHING:
+            return len(self.matching(connection, condition))
+        found = connection.execute("SELECT count(*) FROM points WHERE collection = ?", (self.collection,)).fetchone()
+        return int(found[0])
 
     def page(self, connection: sqlite3.Connection, condition: Condition, after: str, limit: int) -> list[StoredPoint]:
         """Return up to `limit` points that a condition selects, in the order of their ids, after the id `after`."""
-        sql, parameters = compile_filter(condition)
-        found = connection.execute(
-            "SELECT p.row, p.id, p.label, p.payload FROM points AS p INDEXED BY points_by_id"  # noqa: S608 - values are bound
-            f" WHERE p.collection = ? AND p.id > ? AND {sql} ORDER BY p.id LIMIT ?",
-            (self.collection, after, *parameters, limit),
+        if condition == EVERYTHING:
+            where = "collection = ? AND id > ? ORDER BY id LIMIT ?"
+            return [_stored_point(row) for row in read_rows(connection, where, (self.collection, after, limit))]
+        page = self._page_rows(connection, condition, after, limit)
+        points = self.by_rows(connection, page)
+        return [points[row] for row in page.tolist()]
+
+    def _page_rows(self, connection: sqlite3.Connection, condition: Condition, after: str, limit: int) -> Rows:
+        """Return what `page` does, as rows."""
+        listed = connection.execute(
+            "SELECT row FROM points INDEXED BY points_by_id WHERE collection = ? AND id > ? ORDER BY id",
+            (self.collection, after),
         )
-        return [_stored_point(row) for row in found]
+        block = _rows(listed.fetchmany(FIRST_BLOCK * limit))
+        page = block[np.isin(block, self.matching_among(connection, condition, np.sort(block)))]
+        if len(page) >= limit or len(block) < FIRST_BLOCK * limit:
+            return page[:limit]
+        selected = self.matching(connection, condition)
+        if len(selected) <= PAGE_BLOCK:
+            # `+`: not by looking through all ids
+            few = "row IN (SELECT value FROM json_each(?)) AND +id > ? ORDER BY +id LIMIT ?"
+            found = connection.execute(
+                f"SELECT row FROM points WHERE {few}",  # noqa: S608 - values are bound
+                (json.dumps(selected.tolist()), after, limit),
+            )
+            return _rows(found.fetchall())
+        while len(page) < limit and len(block := _rows(listed.fetchmany(PAGE_BLOCK))):
+            page = np.concatenate([page, block[np.isin(block, selected)]])
+        return page[:limit]
 
     def picture(self, connection: sqlite3.Connection, id_: str) -> bytes | None:
         """Return the picture kept for a point, or None. Raises PointMissing."""
-        row = self.point(connection, id_).row
-        found = connection.execute("SELECT picture FROM pictures WHERE row = ?", (row,)).fetchone()
-        return None if found is None else found[0]
+        row = self._row(connection, id_).row
+        found = connection.execute("SELECT picture, crc32 FROM pictures WHERE row = ?", (row,)).fetchone()
+        if found is None:
+            return None
+        picture, crc = found
+        if crc is not None and zlib.crc32(picture) != crc:  # None: from before there were checksums
+            raise damaged(row)
+        return bytes(picture)
 
     def stored(self, connection: sqlite3.Connection, condition: Condition) -> dict[str, Stored]:
         """Return content hash and source of the points that a condition selects, by id."""
-        sql, parameters = compile_filter(condition)
-        found = connection.execute(
-            "SELECT p.id, p.content_hash, p.source_path, p.source_size, p.source_mtime_ns FROM points AS p"  # noqa: S608 - values are bound
-            f" WHERE p.collection = ? AND {sql}",
-            (self.collection, *parameters),
-        )
-        return {
-            id_: Stored(content_hash, None if path is None else Source(path, size, mtime_ns))
-            for id_, content_hash, path, size, mtime_ns in found
-        }
+        if condition == EVERYTHING:
+            found = read_rows(connection, "collection = ?", (self.collection,))
+        else:
+            found = _read_some(connection, self.matching(connection, condition))
+        return {row.id: Stored(row.content_hash, _source(row)) for row in found}
 
     def labels_by_row(self, connection: sqlite3.Connection) -> dict[int, str]:
         """Return the label of every labelled point, by row."""
@@ -251,42 +252,92 @@ class Records:
         return dict(found.fetchall())
 
 
+def read_epoch(connection: sqlite3.Connection) -> bytes:
+    """Return the 16 bytes that a library drew when it was made, or restored from a backup. Raises LibraryInvalid."""
+    found = connection.execute("SELECT epoch FROM identity").fetchone()
+    if found is None or not isinstance(found[0], bytes):
+        raise LibraryInvalid("the library's own number is damaged; restore a backup.")
+    return found[0]
+
+
 def delete_rows(connection: sqlite3.Connection, rows: Rows) -> None:
-    """Delete points with their vectors and pictures."""
+    """Delete points with all that hangs on them. Raises LibraryInvalid where one is damaged: its fields would stay."""
     if not len(rows):
         return
+    erase_fields(connection, [row.row for row in _read_some(connection, rows) if row.payload is not None])
+    clear_rows(connection, rows)
+
+
+def clear_rows(connection: sqlite3.Connection, rows: Rows) -> None:
+    """Delete points with their vectors and pictures, whose fields are gone."""
     wanted = json.dumps(rows.tolist())
     for table in ("points", "vectors", "pictures"):
         connection.execute(f"DELETE FROM {table} WHERE row IN (SELECT value FROM json_each(?))", (wanted,))  # noqa: S608
 
 
-def read_vectors(connection: sqlite3.Connection, batch: int = 4096) -> Iterator[tuple[int, Rows, Vector]]:
-    """Yield every vector, in the order of rows: collection, rows [B], vectors [B, D], B up to `batch`.
-
-    Raises LibraryInvalid where a vector is not what was written.
-    """
-    found = connection.execute(
-        "SELECT c.collection, c.dimension, p.row, v.vector, v.crc32 FROM points AS p CROSS JOIN vectors AS v"
-        " ON v.row = p.row JOIN collections AS c ON c.collection = p.collection ORDER BY p.row"
+def _insert_blobs(connection: sqlite3.Connection, kind: str, blobs: Sequence[tuple[int, bytes]]) -> None:
+    connection.executemany(
+        f"INSERT INTO {kind}s (row, {kind}, crc32) VALUES (?, ?, ?)",  # noqa: S608 - our own names
+        [(row, blob, zlib.crc32(blob)) for row, blob in blobs],
     )
-    while block := found.fetchmany(batch):
-        by_collection: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
-        for collection, dimension, row, blob, crc in block:
-            if len(blob) != 4 * dimension or zlib.crc32(blob) != crc:
-                raise LibraryInvalid(f"the vector of row {row} is damaged; restore a backup.")
-            by_collection.setdefault((collection, dimension), []).append((row, blob))
-        for (collection, dimension), pairs in by_collection.items():
-            vectors = np.frombuffer(b"".join(blob for _, blob in pairs), "<f4").reshape(-1, dimension)
-            yield collection, np.array([row for row, _ in pairs], np.int64), vectors.astype(np.float32, copy=False)
 
 
-def _source_columns(source: Source | None) -> dict[str, str | int | None]:
-    return {
-        "source_path": source.path if source else None,
-        "source_size": source.size if source else None,
-        "source_mtime_ns": source.mtime_ns if source else None,
-    }
+def _rows(found: list[tuple[int]]) -> Rows:
+    return np.fromiter(itertools.chain.from_iterable(found), np.int64, len(found))
 
 
-def _stored_point(row: tuple[int, str, str | None, str | None]) -> StoredPoint:
-    return StoredPoint(row[0], row[1], row[2], None if row[3] is None else json.loads(row[3]))
+def _read_some(connection: sqlite3.Connection, rows: Rows) -> list[PointRow]:
+    return read_rows(connection, "row IN (SELECT value FROM json_each(?))", (json.dumps(rows.tolist()),))
+
+
+def _amend(connection: sqlite3.Connection, changes: Sequence[tuple[PointRow, PointRow]]) -> Rows:
+    """Write rows as they shall be over rows as they are, where they differ; return their numbers, ascending."""
+    changes = [(there, new) for there, new in changes if there != new]
+    fields = [(there, new) for there, new in changes if there.payload != new.payload]
+    erase_fields(connection, [there.row for there, _ in fields if there.payload is not None])
+    connection.executemany(
+        "UPDATE points SET label = ?, payload = ?, source_path = ?, source_size = ?, source_mtime_ns = ?, crc32 = ?"
+        " WHERE row = ?",
+        [
+            (new.label, new.payload, new.source_path, new.source_size, new.source_mtime_ns, checksum(*new), new.row)
+            for _, new in changes
+        ],
+    )
+    write_fields(connection, [new.row for _, new in fields if new.payload is not None])
+    return np.array(sorted(new.row for _, new in changes), np.int64)
+
+
+def _amended(there: PointRow, record: Record) -> PointRow:
+    """Return a row with what the record of the same content says."""
+    changes: dict[str, Any] = {}
+    if not isinstance(record.label, Unset):
+        changes["label"] = record.label
+    if not isinstance(record.payload, Unset):
+        changes["payload"] = record.payload
+    if record.source is not None:
+        path, size, mtime_ns = _source_columns(record.source)
+        changes |= {"source_path": path, "source_size": size, "source_mtime_ns": mtime_ns}
+    return there._replace(**changes)
+
+
+def _inheriting(there: PointRow, record: Record) -> Record:
+    """Return the record with what it does not say taken from the row that it replaces."""
+    return replace(
+        record,
+        label=there.label if isinstance(record.label, Unset) else record.label,
+        payload=there.payload if isinstance(record.payload, Unset) else record.payload,
+    )
+
+
+def _source_columns(source: Source | None) -> tuple[str, int, int] | tuple[None, None, None]:
+    return (None, None, None) if source is None else (source.path, source.size, source.mtime_ns)
+
+
+def _source(row: PointRow) -> Source | None:
+    if row.source_path is None or row.source_size is None or row.source_mtime_ns is None:
+        return None
+    return Source(row.source_path, row.source_size, row.source_mtime_ns)
+
+
+def _stored_point(row: PointRow) -> StoredPoint:
+    return StoredPoint(row.row, row.id, row.label, None if row.payload is None else json.loads(row.payload))

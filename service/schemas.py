@@ -10,9 +10,27 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from backbone.vote import Weighting
 from service.points import Keep
+from service.voting import Balance
 
 Limit = Annotated[int, Field(ge=1, le=1000)]  # a page, not an export
+Temperature = Annotated[
+    float, Field(gt=0, le=100, description="of the softmax weighting; the less, the more the nearest count")
+]
+WeightingIn = Annotated[
+    Weighting,
+    Field(
+        description="a neighbour's weight: softmax exp(cosine / temperature), distance 1 / (1 - cosine) "
+        "(where neighbours equal the query they alone vote, alike), uniform 1"
+    ),
+]
+BalanceIn = Annotated[
+    Balance,
+    Field(
+        description="inverse divides each vote by the number of labelled points of its class (among those that the filter selects)"
+    ),
+]
 Base64 = Annotated[str, Field(description="the bytes of one image in base64", json_schema_extra={"format": "byte"})]
 VectorIn = Annotated[list[float], Field(min_length=1)]
 Ids = Annotated[list[str], Field(min_length=1)]
@@ -24,6 +42,9 @@ FilterIn = Annotated[
         examples=[{"must": [{"key": "label", "match": {"any": ["cat", "dog"]}}]}],
     ),
 ]
+
+
+Scalar = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool
 
 
 class Request(BaseModel):
@@ -134,9 +155,42 @@ class ClassifyBody(Target):
     """A kNN vote of the labelled points; `reject_below` is the probability under which there is no label."""
 
     k: Limit = 20  # DINO's choice
-    temperature: Annotated[float, Field(gt=0, le=100)] = 0.07  # DINO's choice
+    temperature: Temperature = 0.07  # DINO's choice
+    weighting: WeightingIn = "softmax"  # DINO's choice
+    balance: BalanceIn = "none"  # as DINO; and on even classes it makes no difference
     reject_below: Annotated[float, Field(ge=0, le=1)] | None = None
     filter: FilterIn | None = None
+    exact: bool = False
+
+
+class EvaluateBody(Request):
+    """Which votes to try on the labelled points (those that the filter selects); `ks` are the numbers of neighbours."""
+
+    # no two alike; from the nearest alone to what DINO tries at most on large sets, and one search finds all of them
+    ks: Annotated[list[Limit], Field(min_length=1, max_length=16)] = [1, 5, 10, 20, 50, 100, 200]
+    temperature: Temperature = 0.07
+    weighting: WeightingIn = "softmax"
+    balance: BalanceIn = "none"
+    filter: FilterIn | None = None
+    exact: bool = False
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.ks)) < len(self.ks):
+            raise ValueError("name each of ks once")
+        return self
+
+
+class LabelIssuesBody(Request):
+    """The vote that judges the labels (of the points that the filter selects), and how many issues are listed."""
+
+    k: Limit = 20
+    temperature: Temperature = 0.07
+    weighting: WeightingIn = "softmax"
+    balance: BalanceIn = "none"
+    limit: Limit = 100
+    filter: FilterIn | None = None
+    exact: bool = False
 
 
 class QueryParams(BaseModel):
@@ -155,18 +209,63 @@ class ClassifyParams(BaseModel):
     """The options of a classification whose body is an image; `filter` is JSON."""
 
     k: Limit = 20
-    temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
+    temperature: Temperature = 0.07
+    weighting: WeightingIn = "softmax"
+    balance: BalanceIn = "none"
     reject_below: Annotated[float, Field(ge=0, le=1)] | None = None
     filter: str | None = None
+    exact: bool = False
     fingerprint: str | None = None
 
 
 class ClusteringBody(Request):
-    """How to cluster: spherical k-means on the unit vectors into `k` clusters; the same seed gives the same clusters."""
+    """How to cluster; the same seed gives the same clusters of the same points.
 
-    method: Literal["kmeans"] = "kmeans"
-    k: Limit
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    `kmeans`: spherical k-means on the unit vectors into `k` clusters, or as many as a sweep recommends with "auto".
+    `hdbscan`: dense regions of `min_size` points and more, however many there are, and noise between them.
+    """
+
+    method: Literal["kmeans", "hdbscan"] = "kmeans"
+    k: Limit | Literal["auto"] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    min_size: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _of_the_method(self) -> Self:
+        if (self.method == "kmeans") != (self.k is not None):
+            raise ValueError("give k, a number or auto, with kmeans; hdbscan finds the number itself")
+        if self.method == "kmeans" and self.min_size is not None:
+            raise ValueError("min_size belongs to hdbscan")
+        return self
+
+
+class DuplicatesBody(Request):
+    """Which pairs count as near-duplicates: those with this cosine or more.
+
+    `across` confines them to pairs of a point with the one and a point with the other value of `key`, such as train and test.
+    """
+
+    threshold: Annotated[float, Field(ge=0, le=1)] = (
+        0.95  # of DINO vectors: another crop or encoding of the same photograph
+    )
+    key: Annotated[str, Field(min_length=1, max_length=512)] = "label"
+    across: Annotated[list[Scalar], Field(min_length=2, max_length=2)] | None = None
+    limit: Limit = 100
+    exact: bool = False
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> Self:
+        if self.across is not None and self.across[0] == self.across[1]:
+            raise ValueError("across names two different values")
+        return self
+
+
+class OutliersBody(Request):
+    """How many neighbours say how alone a point is."""
+
+    k: Limit = 10
+    limit: Limit = 100
+    exact: bool = False
 
 
 class ClusterNameBody(Request):

@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from sqlite3 import Connection
 
 import numpy as np
 
 from service.database import Database
 from service.filters import Condition
+from service.moments import Moment
 from service.points import Hit, Vector
-from service.records import Records, StoredPoint
-from service.vectors import NO_ROW, Rows, VectorIndex, View
-
-KEPT_SELECTIONS = 8  # row sets of recent filters; between two writes a browsing user repeats one or two
+from service.records import Change, Records, StoredPoint
+from service.selections import Selections
+from service.vectors import NO_ROW, VectorIndex, View
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What a search is confined to and what its hits carry; `exclude` names an id to leave out for each query."""
+    """What a search is confined to and what its hits carry.
+
+    `exclude` names an id to leave out for each query; `exact` asks to compare with every vector.
+    """
 
     condition: Condition | None = None
     score_threshold: float | None = None
     with_payload: bool = True
     with_vector: bool = False
     exclude: Sequence[str | None] | None = None
+    exact: bool = False
 
 
 class Search:
     """The search of one collection, and the one place that lets its index follow its records."""
 
-    def __init__(self, database: Database, records: Records, index: VectorIndex) -> None:
+    def __init__(self, database: Database, records: Records, index: VectorIndex, grown: Callable[[], None]) -> None:
+        """Start with an index that holds what the records do; `grown` is called after each write."""
         self._database = database
         self._records = records
         self._index = index
         self._version = 0  # counts the writes that reached this collection; moves only while no aligned reader looks
-        self._selections: OrderedDict[tuple[int, Condition], Rows] = OrderedDict()
-        self._selections_lock = threading.Lock()
+        self._selections = Selections(records)
+        self._grown = grown
 
-    def follow(self, removed: Rows, added: Rows, vectors: Vector) -> None:
+    def follow(self, change: Change) -> None:
         """Bring the index to a commit. For the `then` of a write only."""
         self._version += 1
-        self._index.remove(removed)
-        self._index.add(added, vectors)
+        self._index.remove(change.removed)
+        self._index.add(change.added, change.vectors)
+        self._selections.note(self._version, np.concatenate([change.removed, change.amended, change.added]))
+        self._grown()
 
     @contextmanager
     def moment(self) -> Iterator[Moment]:
@@ -57,9 +61,9 @@ class Search:
     def nearest(self, queries: Vector, limit: int, options: SearchOptions) -> list[list[Hit]]:
         """Return up to `limit` hits for each of the unit vectors [Q, D], best first."""
         with self.moment() as now:
-            allowed = None if options.condition is None else self._selection(now, options.condition)
+            allowed = None if options.condition is None else self._selections.select(now, options.condition)
             # one more than wanted, where one may be left out
-            scores, rows = now.view.search(queries, limit + (options.exclude is not None), allowed)
+            scores, rows = now.view.search(queries, limit + (options.exclude is not None), allowed, options.exact)
             points = self._records.by_rows(now.connection, rows)
         left_out = options.exclude or [None] * len(queries)
         return [
@@ -86,29 +90,6 @@ class Search:
             Hit(p.id, max(-1.0, min(s, 1.0)), p.label, p.payload if options.with_payload else None, vectors.get(p.row))
             for s, p in found
         ]
-
-    def _selection(self, now: Moment, condition: Condition) -> Rows:
-        """Return the rows that a condition selects, from memory where this state of the collection was asked before."""
-        key = (now.version, condition)
-        with self._selections_lock:
-            if key in self._selections:
-                self._selections.move_to_end(key)
-                return self._selections[key]
-        rows = self._records.matching(now.connection, condition)
-        with self._selections_lock:
-            self._selections[key] = rows
-            while len(self._selections) > KEPT_SELECTIONS:
-                self._selections.popitem(last=False)
-        return rows
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A collection as one commit left it: a connection that reads the records, the index, and how old both are."""
-
-    connection: Connection
-    view: View
-    version: int
 
 
 def vectors_of(view: View, rows: Sequence[int]) -> dict[int, Vector]:

@@ -1,73 +1,35 @@
-"""The derived index: unit vectors in memory, searched exactly by FAISS. It holds nothing that SQLite does not.
+"""The derived index of one collection: unit vectors in segments, and views of them that never change.
 
-Vectors stand in segments. A segment's buffers are filled front to back and never rewritten: what a `View` was given stays as
-it was, so searches need no lock while vectors are added, deleted and moved. A delete clears a bit (the tombstone) in a new
-copy of the segment's bitmap; a segment with too many tombstones is copied without them.
+The first segment may be the main one: large, memory-mapped, built in the background (`service/builder.py`), with an approximate
+index where it pays. Behind it comes the tail, exact, which takes what was written since. A view holds segments as they were;
+what is added later goes where no view looks, a delete clears a bit (the tombstone) in a new copy of the segment's bitmap, and a
+new main segment replaces the old one and the part of the tail that it holds, at one stroke. So searches need no lock.
 
 FAISS facts this file rests on (1.15): concurrent searches are safe, searches beside an `add` are not, which is why the
-buffers are ours and FAISS only reads the part that a view covers; its brute-force search takes a selector per call and
-releases the interpreter lock; it accepts NaN silently, which is why only `points.unit_rows` output may be added.
+tail's buffers are ours and FAISS only reads the part that a view covers; its searches take selectors and parameters per call
+and release the interpreter lock; it accepts NaN silently, which is why only `points.unit_rows` output may be added.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import faiss
 import numpy as np
-import numpy.typing as npt
 
+from service.chosen import packed
 from service.openmp import faiss_threads
 from service.points import Vector
+from service.row_sets import RowSet
+from service.segments import NO_ROW, Rows, Segment, best
 
-Rows = npt.NDArray[np.int64]
+__all__ = ["NO_ROW", "Rows", "Segment", "VectorIndex", "View"]
 
-SEGMENT_BYTES = (
-    32 * 2**20
-)  # one copy (compaction) takes some 10 ms; 1M x 384 makes 46 segments, whose calls cost < 1 ms
-MAX_DEAD_SHARE = (
-    0.2  # beyond it, copying a segment costs less than skipping its tombstones in every search (Qdrant: 0.2)
-)
-# From here on FAISS multiplies matrices and threads pay. Below, it scans; requests come side by side and share the cores
-# better with a core each: 2 threads for one query took 91 ms on 2 busy cores, one thread 11 ms.
+SEGMENT_BYTES = 32 * 2**20  # one copy (compaction) takes some 10 ms; a tail of 50,000 x 384 makes three
+# Beyond it, copying a segment of the tail costs less than skipping its tombstones in every search (Qdrant: 0.2).
+MAX_DEAD_SHARE = 0.2
+# From here on FAISS multiplies matrices (`service/openmp.py`) and threads pay. Below, it scans; requests come side by side and
+# share the cores better with a core each: 2 threads for one query took 91 ms on 2 busy cores, one thread 11 ms.
 BATCH_QUERIES = 20
-NO_ROW = -1  # stands where fewer than k vectors could be found
-
-
-@dataclass(frozen=True)
-class Segment:
-    """`count` vectors in the order of their rows; `alive` is None while none of them is deleted.
-
-    vectors: float32 [capacity, D], of which [:count] is ours to see; rows: int64 [capacity], ascending;
-    alive: uint8 [ceil(count / 8)], bit i of the bitmap (least significant first) says that vector i is there.
-    """
-
-    vectors: Vector
-    rows: Rows
-    count: int
-    alive: npt.NDArray[np.uint8] | None = None
-    dead: int = 0
-
-    def mask(self) -> npt.NDArray[np.bool_]:
-        """Return bool [count]: which vectors are there."""
-        if self.alive is None:
-            return np.ones(self.count, np.bool_)
-        return np.unpackbits(self.alive, count=self.count, bitorder="little").astype(np.bool_)
-
-    def positions(self, rows: Rows) -> Rows:
-        """Return where `rows` (ascending) stand, leaving out those that are not of this segment."""
-        mine = self.rows[: self.count]
-        if not self.count:
-            return np.empty(0, np.int64)
-        wanted = rows[np.searchsorted(rows, mine[0]) : np.searchsorted(rows, mine[-1], side="right")]
-        at = np.searchsorted(mine, wanted)
-        here: Rows = at[mine[at] == wanted]
-        return here
-
-    def with_mask(self, mask: npt.NDArray[np.bool_]) -> Segment:
-        """Return the same vectors with other tombstones."""
-        dead = self.count - int(np.count_nonzero(mask))
-        return replace(self, alive=np.packbits(mask, bitorder="little") if dead else None, dead=dead)
 
 
 @dataclass(frozen=True)
@@ -79,21 +41,35 @@ class View:
     threads: int = 1  # of a search with many queries
 
     def __len__(self) -> int:
-        return sum(s.count - s.dead for s in self.segments)
+        return sum(len(s) for s in self.segments)
+
+    @property
+    def main(self) -> Segment | None:
+        """The main segment, where there is one."""
+        return self.segments[0] if self.segments and self.segments[0].fixed else None
+
+    @property
+    def tail(self) -> tuple[Segment, ...]:
+        """The segments behind the main one."""
+        return self.segments if self.main is None else self.segments[1:]
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that the vectors, their rows and their tombstones take."""
+        """Bytes of the vectors, their rows, their tombstones and the approximate index, in memory or mapped into it."""
         tombstones = sum(s.alive.nbytes for s in self.segments if s.alive is not None)
-        return sum(s.count * (4 * self.dimension + 8) for s in self.segments) + tombstones
+        indexes = sum(s.approximate.memory_bytes for s in self.segments if s.approximate is not None)
+        return sum(s.count * (4 * self.dimension + 8) for s in self.segments) + tombstones + indexes
 
-    def search(self, queries: Vector, k: int, allowed: Rows | None = None) -> tuple[Vector, Rows]:
-        """Find the k nearest by cosine, exactly.
+    def search(
+        self, queries: Vector, k: int, allowed: RowSet | Rows | None = None, exact: bool = False
+    ) -> tuple[Vector, Rows]:
+        """Find the k nearest by cosine.
 
         Args:
             queries: float32 [Q, D] of unit rows.
             k: neighbours wanted, capped at what is there.
             allowed: ascending rows to which the search is confined; None for all.
+            exact: compare with every vector, also where an approximate index would do.
 
         Returns:
             scores float32 [Q, k] and rows int64 [Q, k], best first, equal scores by row; NO_ROW with -inf where a
@@ -103,14 +79,17 @@ class View:
         if k <= 0 or not len(queries):
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
+        confined = RowSet(allowed) if isinstance(allowed, np.ndarray) else allowed
+        found = []
         with faiss_threads(self.threads if len(queries) >= BATCH_QUERIES else 1):
-            found = [part for s in self.segments if (part := _search_segment(s, queries, k, allowed)) is not None]
+            for segment in self.segments:
+                within = None if confined is None else confined.within(segment)
+                part = segment.search(queries, k, within, exact)
+                if part is not None:
+                    found.append(part)
         if not found:
             return np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), NO_ROW)
-        scores = np.concatenate([f[0] for f in found], axis=1)
-        rows = np.concatenate([f[1] for f in found], axis=1)
-        order = np.lexsort((rows, -scores), axis=1)[:, :k]
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        return best([scores for scores, _ in found], [rows for _, rows in found], k)
 
     def vectors(self, rows: Rows) -> Vector:
         """Return float32 [B, D], the vectors of these rows (ascending, and all of them in the view)."""
@@ -123,43 +102,14 @@ class View:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def _search_segment(
-    segment: Segment, queries: Vector, k: int, allowed: Rows | None
-) -> tuple[Vector, npt.NDArray[np.int64]] | None:
-    bitmap = segment.alive
-    if allowed is not None:
-        mask = np.zeros(segment.count, np.bool_)
-        mask[segment.positions(allowed)] = True
-        if segment.dead:
-            mask &= segment.mask()
-        if not mask.any():
-            return None
-        bitmap = None if mask.all() else np.packbits(mask, bitorder="little")
-    scores = np.empty((len(queries), k), np.float32)
-    at = np.empty((len(queries), k), np.int64)
-    selector = None if bitmap is None else faiss.IDSelectorBitmap(segment.count, faiss.swig_ptr(bitmap))
-    faiss.knn_inner_product(
-        faiss.swig_ptr(queries),
-        faiss.swig_ptr(segment.vectors),
-        queries.shape[1],
-        len(queries),
-        segment.count,
-        k,
-        faiss.swig_ptr(scores),
-        faiss.swig_ptr(at),
-        selector,
-    )
-    none = at < 0
-    scores[none] = -np.inf
-    return scores, np.where(none, NO_ROW, segment.rows[at])
-
-
 class VectorIndex:
-    """The index of one collection. One thread writes (`add`, `remove`); any number take `view()` and search it."""
+    """The index of one collection. One thread writes (`add`, `remove`, `swap`); any number take `view()` and search it."""
 
     def __init__(self, dimension: int, threads: int = 1) -> None:
         self._capacity = max(1, SEGMENT_BYTES // (4 * dimension))
         self._view = View(dimension, (), threads)
+        self._sealed = 0  # greatest row that the main segment being built covers; 0 while none is
+        self._removed: list[Rows] = []  # of these rows, since then
 
     def view(self) -> View:
         """Return the index as it is now."""
@@ -170,7 +120,7 @@ class VectorIndex:
         segments = list(self._view.segments)
         start = 0
         while start < len(rows):
-            if not segments or segments[-1].count == len(segments[-1].rows):
+            if not segments or self._full(segments[-1]):
                 segments.append(self._empty())
             last = segments[-1]
             room = min(len(last.rows) - last.count, len(rows) - start)
@@ -178,36 +128,70 @@ class VectorIndex:
             # beyond `count` no view looks, so writing here disturbs nobody
             last.vectors[last.count : end] = vectors[start : start + room]
             last.rows[last.count : end] = rows[start : start + room]
-            grown = replace(last, count=end)
-            segments[-1] = grown if last.alive is None else grown.with_mask(_grown(last.mask(), room))
+            alive = None if last.alive is None else packed(np.concatenate([last.mask(), np.ones(room, np.bool_)]))
+            segments[-1] = replace(last, count=end, alive=alive)
             start += room
         self._view = replace(self._view, segments=tuple(segments))
 
     def remove(self, rows: Rows) -> None:
         """Delete rows (ascending; those that are not there are ignored)."""
-        segments = []
-        for segment in self._view.segments:
-            at = segment.positions(rows)
-            if len(at):
-                mask = segment.mask()
-                mask[at] = False
-                segment = segment.with_mask(mask)
-            segments.append(segment)
+        if not len(rows):
+            return
+        if self._sealed:
+            self._removed.append(rows)
+        segments = [s.without(s.positions(rows)) for s in self._view.segments]
         self._view = replace(self._view, segments=self._compacted(segments))
 
+    def seal(self) -> View:
+        """Return the view that a new main segment shall hold; until `swap` or `unseal`, what is removed of it is remembered."""
+        last = self._view.segments[-1] if self._view.segments else None
+        self._sealed = int(last.rows[last.count - 1]) if last is not None else 0
+        self._removed = []
+        return self._view
+
+    def unseal(self) -> None:
+        """Forget the main segment that was being built."""
+        self._sealed, self._removed = 0, []
+
+    def swap(self, main: Segment) -> None:
+        """Put a main segment in the place of all that was there when the index was sealed."""
+        for rows in self._removed:
+            main = main.without(main.positions(rows))
+        later = [s for s in self._view.tail if s.count and s.rows[0] > self._sealed]
+        self._view = replace(self._view, segments=(main, *later))
+        self.unseal()
+
+    def start_from(self, main: Segment, alive: Rows | None) -> None:
+        """Begin with a main segment that was on disk, of which `alive` are there (None: all). For an empty index."""
+        if alive is not None:
+            mask = np.zeros(main.count, np.bool_)
+            mask[main.positions(alive)] = True
+            main = replace(main, alive=packed(mask), dead=main.count - int(np.count_nonzero(mask)))
+        self._view = replace(self._view, segments=(main,))
+
+    def _full(self, last: Segment) -> bool:
+        """Say whether a new segment must begin behind this one. One that is being built into the main one takes no more."""
+        sealed = last.count > 0 and int(last.rows[last.count - 1]) <= self._sealed
+        return last.fixed or sealed or last.count == len(last.rows)
+
     def _compacted(self, segments: list[Segment]) -> tuple[Segment, ...]:
-        """Copy segments with many tombstones, and join neighbours that fit into one."""
+        """Copy segments of the tail with many tombstones, and join neighbours that fit into one."""
         kept: list[Segment] = []
         for segment in segments:
-            if segment.dead <= MAX_DEAD_SHARE * segment.count:
+            if segment.fixed or segment.dead <= MAX_DEAD_SHARE * segment.count:
                 kept.append(segment)
                 continue
             parts = [segment]
             # only sparse segments are joined, so that a join halves their number and is not repeated at each delete
-            if kept and kept[-1].count + segment.count - segment.dead <= self._capacity // 2:
+            if kept and self._joinable(kept[-1], segment):
                 parts.insert(0, kept.pop())
             kept += self._joined(parts)
         return tuple(kept)
+
+    def _joinable(self, before: Segment, segment: Segment) -> bool:
+        small = before.count + len(segment) <= self._capacity // 2
+        # a segment holds rows from one side of the seal only, so that `swap` can tell them apart
+        return small and not before.fixed and not before.rows[0] <= self._sealed < segment.rows[segment.count - 1]
 
     def _joined(self, parts: list[Segment]) -> list[Segment]:
         joined = self._empty()
@@ -225,7 +209,3 @@ class VectorIndex:
         return Segment(
             np.empty((self._capacity, self._view.dimension), np.float32), np.empty(self._capacity, np.int64), 0
         )
-
-
-def _grown(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
-    return np.concatenate([mask, np.ones(by, np.bool_)])

@@ -1,4 +1,4 @@
-"""Clusterings: make one, look into it, name its clusters, find the cluster nearest to an image."""
+"""Clusterings: make one, look into it, name its clusters, find the cluster nearest to an image, delete it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from service.answers import (
     ClusteringAnswer,
     ClusteringMade,
     ClusteringsAnswer,
+    ClusterOutlierAnswer,
+    ClusterOutliersAnswer,
     ClusterQueryAnswer,
     ClustersAnswer,
     JobStarted,
@@ -22,10 +24,11 @@ from service.answers import (
 )
 from service.bodies import IMAGE, JSON, json_only, kind_of, read_image, read_json
 from service.errors import CollectionEmpty
+from service.grouping import Recipe
 from service.jobs import Progress
 from service.openapi import body, problems
-from service.points import Cluster, ClusterHit
-from service.routes.jobs import start
+from service.points import Cluster, ClusterHit, Clustering
+from service.routes.jobs import WaitS, start
 from service.routes.state import CollectionDep, timings
 from service.routes.targets import from_image, resolve
 from service.schemas import ClusteringBody, ClusterNameBody, ClusterQueryBody, ClusterQueryParams, Limit
@@ -34,7 +37,6 @@ router = APIRouter(prefix="/v1/collections/{c}/clusterings", tags=["clusters"])
 
 ClusteringId = Annotated[str, Path(description="the clustering's id")]
 ClusterNumber = Annotated[int, Path(ge=0, lt=2**63, description="the cluster's number")]
-WaitS = Annotated[float, Query(ge=0, le=60, description="seconds to wait for the result before answering 202")]
 
 
 @router.post(
@@ -50,8 +52,10 @@ async def create_clustering(
     if await run_in_threadpool(collection.count) == 0:
         raise CollectionEmpty(f"the collection {collection.name} has no points to group; put some first.")
 
+    recipe = Recipe(body.method, body.k, body.seed, body.min_size)
+
     def work(progress: Progress) -> dict[str, str]:
-        return {"clustering": collection.cluster(body.method, body.k, body.seed, progress)}
+        return {"clustering": collection.cluster(recipe, progress)}
 
     job = await start(request, "clustering", work, wait_s)
     if job.state != "done":
@@ -63,19 +67,13 @@ async def create_clustering(
 async def list_clusterings(collection: CollectionDep) -> ClusteringsAnswer:
     """List the finished clusterings, oldest first."""
     found = await run_in_threadpool(collection.clusterings)
-    return ClusteringsAnswer(
-        result=[
-            ClusteringAnswer(
-                clustering=each.id,
-                method=each.method,
-                clusters=each.clusters,
-                points=each.points,
-                seed=each.seed,
-                created_at=each.created_at,
-            )
-            for each in found
-        ]
-    )
+    return ClusteringsAnswer(result=[_clustering(each) for each in found])
+
+
+@router.delete("/{g}", status_code=204, responses=problems(404, 503, 507))
+async def delete_clustering(collection: CollectionDep, g: ClusteringId) -> None:
+    """Delete a clustering with its names; the points stay."""
+    await run_in_threadpool(collection.delete_clustering, g)
 
 
 @router.get("/{g}/clusters", responses=problems(404))
@@ -97,6 +95,25 @@ async def list_cluster_points(
     points, following = await run_in_threadpool(collection.cluster_points, g, n, limit, cursor)
     answers = [PointAnswer(id=point.id, label=point.label, payload=point.payload) for point in points]
     return ScrollAnswer(result=answers, next_cursor=following)
+
+
+@router.get("/{g}/outliers", responses=problems(404, 422))
+async def list_cluster_outliers(
+    collection: CollectionDep,
+    g: ClusteringId,
+    cluster: Annotated[int | None, Query(ge=0, lt=2**63, description="of this cluster only")] = None,
+    limit: Annotated[Limit, Query()] = 100,
+    cursor: Annotated[str | None, Query(description="the `next_cursor` of the page before")] = None,
+) -> ClusterOutliersAnswer:
+    """List the points that fit worst, farthest from the nearest centroid first: the noise of hdbscan, of k-means all points."""
+    found, following = await run_in_threadpool(collection.cluster_outliers, g, cluster, limit, cursor)
+    answers = [
+        ClusterOutlierAnswer(
+            id=each.point.id, score=each.score, cluster=each.cluster, label=each.point.label, payload=each.point.payload
+        )
+        for each in found
+    ]
+    return ClusterOutliersAnswer(result=answers, next_cursor=following)
 
 
 @router.patch("/{g}/clusters/{n}", dependencies=[Depends(json_only)], responses=problems(404, 415, 422, 503, 507))
@@ -126,6 +143,19 @@ async def query_clusters(
     with timings(request).measure("search"):
         found = await run_in_threadpool(collection.query_clusters, g, target.vector, limit)
     return ClusterQueryAnswer(result=[_hit(each) for each in found])
+
+
+def _clustering(clustering: Clustering) -> ClusteringAnswer:
+    return ClusteringAnswer(
+        clustering=clustering.id,
+        method=clustering.method,
+        clusters=clustering.clusters,
+        noise=clustering.noise,
+        points=clustering.points,
+        seed=clustering.seed,
+        created_at=clustering.created_at,
+        **clustering.parameters,
+    )
 
 
 def _cluster(cluster: Cluster) -> ClusterAnswer:

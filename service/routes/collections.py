@@ -79,5 +79,7 @@ def _described(collection: Collection, models: Models) -> CollectionAnswer:
         index=stats.index,
         measured_recall=stats.measured_recall,
         memory_bytes=stats.memory_bytes,
+        tail=stats.tail,
+        building=stats.building,
         model_loaded=models.loaded(collection.fingerprint),
     )

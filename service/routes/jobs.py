@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import anyio.to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from service.answers import JobAnswer, Problem
@@ -13,6 +15,8 @@ from service.problems import error_of, item_problem
 from service.routes.state import get_service
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+WaitS = Annotated[float, Query(ge=0, le=60, description="seconds to wait for the result before answering 202")]
 
 
 @router.get("/{job}", responses=problems(404))

@@ -39,7 +39,9 @@ async def delete_points(request: Request, collection: CollectionDep, body: Delet
     return DeletedAnswer(deleted=await run_in_threadpool(work))
 
 
-@router.post("/scroll", dependencies=[Depends(json_only)], responses=problems(404, 415, 422))
+@router.post(
+    "/scroll", response_model_exclude_unset=True, dependencies=[Depends(json_only)], responses=problems(404, 415, 422)
+)
 async def scroll_points(collection: CollectionDep, body: ScrollBody | None = None) -> ScrollAnswer:
     """List points page by page, in the order of their ids."""
     wanted = body or ScrollBody()

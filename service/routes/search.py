@@ -17,7 +17,7 @@ from service.answers import (
     QueryBatchAnswer,
 )
 from service.bodies import IMAGE, JSON, check_count, json_only, kind_of, parse_object, read_image, read_json
-from service.filters import Filter, Ids, parse_filter
+from service.filters import parse_filter
 from service.library import Collection
 from service.openapi import body, problems
 from service.points import Classification, Hit
@@ -61,10 +61,12 @@ async def query_batch(request: Request, collection: CollectionDep, body: QueryBa
     settings = get_service(request).settings
     check_count(body.queries, settings.max_request_points, "queries")
     check_count([q for q in body.queries if q.image is not None], settings.max_request_images, "images")
+    conditions = [None if each.filter is None else parse_filter(each.filter) for each in body.queries]
     starts = await resolve(request, collection, body.queries)
     groups: dict[str, list[int]] = {}
-    for index, each in enumerate(body.queries):
-        options = each.model_dump_json(exclude={"vector", "id", "image", "fingerprint"})
+    for index, (each, condition) in enumerate(zip(body.queries, conditions, strict=True)):
+        # as text: equal filters may differ, for 1 == True
+        options = f"{each.model_dump_json(exclude={'vector', 'id', 'image', 'fingerprint', 'filter'})} {condition!r}"
         groups.setdefault(options, []).append(index)
     results: list[list[HitAnswer]] = [[] for _ in body.queries]
     for indices in groups.values():
@@ -79,7 +81,7 @@ async def query_batch(request: Request, collection: CollectionDep, body: QueryBa
 async def classify(
     request: Request, collection: CollectionDep, params: Annotated[ClassifyParams, Query()]
 ) -> ClassifyAnswer:
-    """Let the nearest labelled points vote, weighted as DINO's kNN is. A stored point has no vote on itself."""
+    """Let the nearest labelled points vote, weighted as DINO's kNN is or as asked for. A stored point has no vote on itself."""
     options: ClassifyBody | ClassifyParams
     if kind_of(request, JSON, IMAGE) == IMAGE:
         start = await from_image(request, collection, await read_image(request), params.fingerprint)
@@ -90,11 +92,17 @@ async def classify(
         condition = options.filter
 
     def work() -> Classification:
-        chosen = parse_filter(condition) if condition is not None else None
-        if start.id is not None:
-            others = Filter(must_not=(Ids((start.id,)),))
-            chosen = others if chosen is None else Filter(must=(chosen, others))
-        [answer] = collection.classify([start.vector], options.k, options.temperature, options.reject_below, chosen)
+        [answer] = collection.classify(
+            [start.vector],
+            options.k,
+            options.temperature,
+            options.reject_below,
+            parse_filter(condition) if condition is not None else None,
+            options.weighting,
+            options.balance,
+            exclude=None if start.id is None else [start.id],
+            exact=options.exact,
+        )
         return answer
 
     with timings(request).measure("search"):
@@ -123,6 +131,7 @@ async def _search(
             options.with_payload,
             options.with_vector,
             exclude=[start.id for start in starts] if any(start.id is not None for start in starts) else None,
+            exact=options.exact,
         )
 
     with timings(request).measure("search"):

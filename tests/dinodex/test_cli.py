@@ -81,8 +81,8 @@ def is_one_sentence(text: str) -> bool:
 
 
 def test_every_command_has_help_with_an_example(run: Run) -> None:
-    commands = ["train", "export", "serve", "index", "search", "classify", "cluster", "demo"]
-    nested = [["collections", name] for name in ("list", "show", "create", "delete")]
+    commands = ["train", "export", "serve", "index", "search", "classify", "cluster", "duplicates", "outliers", "demo"]
+    nested = [["collections", name] for name in ("list", "show", "evaluate", "label-issues", "create", "delete")]
     for command in [*([name] for name in commands), *nested]:
         code, out, _ = run(*command, "--help")
         assert code == 0
@@ -249,8 +249,25 @@ def test_the_client_commands_against_a_running_service(run: Run, photos: Path, u
     assert hits[0]["id"] == "cats/1.png"
     votes = json.loads(run("classify", query, "--collection", "c", "--k", 1, "--url", url, "--json")[1])
     assert votes[0]["label"] == "cats"
+    even = ["--weighting", "uniform", "--balance", "inverse", "--exact"]
+    votes = json.loads(run("classify", query, "--collection", "c", "--k", 4, *even, "--url", url, "--json")[1])
+    assert votes[0]["probability"] == pytest.approx(0.5)
+    assert run("classify", query, "--collection", "c", "--weighting", "cosine", "--url", url)[0] == 2
+    [figures] = json.loads(run("collections", "evaluate", "c", "--k", 1, "--k", 3, "--url", url, "--json")[1])
+    assert (figures["points"], list(figures["accuracy"])) == (4, ["1", "3"])
+    assert "best k" in run("collections", "evaluate", "c", "--url", url)[1]
+    assert "of 4 labelled points" in run("collections", "label-issues", "c", "--url", url)[1]
+    for issue in json.loads(run("collections", "label-issues", "c", "--url", url, "--json")[1]):
+        assert issue["label"] != issue["suggested"]
     assert "cats/1.png" in run("search", query, "--collection", "c", "--url", url)[1]
     clusters = json.loads(run("cluster", "--collection", "c", "--k", 2, "--url", url, "--json")[1])
+    assert run("cluster", "--collection", "c", "--k", "two", "--url", url)[0] == 2
+    assert run("cluster", "--collection", "c", "--method", "magic", "--url", url)[0] == 2
+    assert "clustering" in run("cluster", "--collection", "c", "--url", url)[1]
+    groups = json.loads(run("duplicates", "--collection", "c", "--threshold", 0, "--url", url, "--json")[1])
+    assert sum(group["size"] for group in groups) <= 4
+    assert "of 4 images" in run("duplicates", "--collection", "c", "--across", "cats", "dogs", "--url", url)[1]
+    assert len(json.loads(run("outliers", "--collection", "c", "--k", 1, "--limit", 3, "--url", url, "--json")[1])) == 3
     assert sum(cluster["size"] for cluster in clusters) == 4
     assert "c" in run("collections", "list", "--url", url)[1]
     assert json.loads(run("collections", "show", "c", "--url", url, "--json")[1])[0]["count"] == 4

@@ -171,6 +171,28 @@ def test_search_and_vote_by_image_vector_and_id(client: Client, png: Png) -> Non
         photos.query(image=png(), id="4")
 
 
+def test_the_vote_is_tried_on_the_labelled_points_and_doubts_labels(client: Client) -> None:
+    points = client.collection("points")
+    points.create()
+    x = 3 * np.eye(32)[np.arange(40) % 2] + 0.3 * np.random.default_rng(0).normal(size=(40, 32))
+    labels = ["ab"[i % 2] for i in range(40)]
+    labels[6] = "b"
+    points.put_many([{"id": f"{i}", "vector": v, "label": labels[i], "payload": {"n": i}} for i, v in enumerate(x)])
+    found = points.evaluate([1, 9], exact=True)
+    assert (found.points, found.best_k, found.accuracy[9]) == (40, 9, pytest.approx(39 / 40))
+    assert sum(cell.count for cell in found.confusion) == 40
+    assert points.evaluate([3], where={"must": [{"key": "n", "range": {"lt": 10}}]}).points == 10
+    issues = points.label_issues(9, limit=5, weighting="uniform", balance="inverse")
+    assert [(issue.id, issue.label, issue.suggested) for issue in issues.result] == [("6", "b", "a")]
+    assert len(issues.result[0].neighbours) == 9
+    vote = points.classify(id="6", k=9, weighting="uniform", balance="inverse", exact=True)
+    assert (vote.label, vote.probability) == ("a", pytest.approx(issues.result[0].suggested_probability))
+    only = points.classify(id="6", where={"must": [{"key": "label", "match": {"value": "b"}}]})
+    assert only.label == "b"
+    with pytest.raises(RequestRefused):
+        points.evaluate([0])
+
+
 def test_clusters_are_made_listed_named_and_searched(client: Client, png: Png) -> None:
     photos = client.collection("photos")
     photos.create()

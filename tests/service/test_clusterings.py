@@ -16,7 +16,7 @@ from service.errors import (
     InvalidLabel,
     JobCancelled,
 )
-from service.kmeans import spherical_kmeans
+from service.grouping import Recipe
 from service.library import Collection, Library
 from service.points import NewPoint, hash_vector, unit_rows
 
@@ -49,38 +49,9 @@ def nothing(_: float) -> None:
     """Take no notice of progress."""
 
 
-def test_kmeans_recovers_separated_groups_and_says_how_they_hold_together() -> None:
-    x, truth = blobs()
-    units = unit_rows(x, D)
-    found = spherical_kmeans(units, GROUPS, 3, nothing)
-    assert {frozenset(np.flatnonzero(found.assigned == c)) for c in range(GROUPS)} == {
-        frozenset(np.flatnonzero(truth == t)) for t in range(GROUPS)
-    }
-    np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(found.similarity, (units * found.centroids[found.assigned]).sum(axis=1), atol=1e-5)
-
-
-def test_kmeans_with_one_seed_gives_one_answer() -> None:
-    x = unit_rows(np.random.default_rng(1).normal(size=(300, D)), D)
-    first, second, other = (spherical_kmeans(x, 10, seed, nothing) for seed in (5, 5, 6))
-    np.testing.assert_array_equal(first.assigned, second.assigned)
-    np.testing.assert_array_equal(first.centroids, second.centroids)
-    assert not np.array_equal(first.assigned, other.assigned)
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_k_is_capped_at_what_is_there_and_no_cluster_is_empty(count: int) -> None:
-    x = unit_rows(np.repeat(np.eye(D)[:2], 3, axis=0)[:count], D)
-    found = spherical_kmeans(x, 1000, 0, nothing)
-    sizes = np.bincount(found.assigned)
-    assert sizes.min() >= 1
-    assert len(found.centroids) == len(sizes) <= count
-    assert sizes.tolist() == sorted(sizes, reverse=True)
-
-
 def test_a_clustering_says_what_its_clusters_are(collection: Collection) -> None:
     steps: list[float] = []
-    id_ = collection.cluster("kmeans", GROUPS, 3, steps.append)
+    id_ = collection.cluster(Recipe("kmeans", GROUPS, 3), steps.append)
     assert steps == sorted(steps)
     assert steps[-1] == 1.0
     (made,) = collection.clusterings()
@@ -102,7 +73,7 @@ def test_a_clustering_says_what_its_clusters_are(collection: Collection) -> None
 
 
 def test_the_members_of_a_cluster_are_paged_from_the_centroid_outwards(collection: Collection) -> None:
-    id_ = collection.cluster("kmeans", GROUPS, 3, nothing)
+    id_ = collection.cluster(Recipe("kmeans", GROUPS, 3), nothing)
     listed, cursor, first = [], None, True
     while first or cursor is not None:
         page, cursor = collection.cluster_points(id_, 0, 7, cursor)
@@ -114,7 +85,7 @@ def test_the_members_of_a_cluster_are_paged_from_the_centroid_outwards(collectio
 
 
 def test_a_deleted_point_is_listed_nowhere(collection: Collection) -> None:
-    id_ = collection.cluster("kmeans", GROUPS, 3, nothing)
+    id_ = collection.cluster(Recipe("kmeans", GROUPS, 3), nothing)
     gone = collection.clusters(id_)[0].representatives[:2]
     collection.delete(ids=gone)
     cluster = collection.clusters(id_)[0]
@@ -122,11 +93,17 @@ def test_a_deleted_point_is_listed_nowhere(collection: Collection) -> None:
     assert len(collection.cluster_points(id_, 0, 100)[0]) == EACH - 2
     collection.delete(ids=[p.id for p in collection.cluster_points(id_, 0, 100)[0]])
     cluster = collection.clusters(id_)[0]
-    assert (cluster.medoid, cluster.representatives, cluster.size) == (None, (), EACH)
+    assert (cluster.medoid, cluster.representatives, cluster.size, cluster.cohesion, cluster.labels) == (
+        None,
+        (),
+        0,
+        None,
+        {},
+    )
 
 
 def test_clusters_are_searched_by_their_centroids(collection: Collection) -> None:
-    id_ = collection.cluster("kmeans", GROUPS, 3, nothing)
+    id_ = collection.cluster(Recipe("kmeans", GROUPS, 3), nothing)
     x, truth = blobs()
     for i in (0, EACH, 2 * EACH):
         hits = collection.query_clusters(id_, x[i], 2)
@@ -143,7 +120,7 @@ def test_a_cluster_can_be_named_and_keeps_its_name(tmp_path: Path) -> None:
         collection = library.create("c", "f", D)[0]
         x, _ = blobs()
         collection.put([NewPoint(str(i), hash_vector(v), v) for i, v in enumerate(x)])
-        id_ = collection.cluster("kmeans", 2, 0, nothing)
+        id_ = collection.cluster(Recipe("kmeans", 2, 0), nothing)
         assert collection.rename_cluster(id_, 1, "birds").name == "birds"
         with pytest.raises(InvalidLabel):
             collection.rename_cluster(id_, 1, "")
@@ -156,9 +133,9 @@ def test_a_cluster_can_be_named_and_keeps_its_name(tmp_path: Path) -> None:
 
 
 def test_clusterings_are_versions_that_stand_side_by_side(library: Library, collection: Collection) -> None:
-    first = collection.cluster("kmeans", 2, 0, nothing)
+    first = collection.cluster(Recipe("kmeans", 2, 0), nothing)
     collection.put([NewPoint("new", b"x", np.ones(D))])
-    second = collection.cluster("kmeans", 3, 0, nothing)
+    second = collection.cluster(Recipe("kmeans", 3, 0), nothing)
     assert [(c.id, c.points) for c in collection.clusterings()] == [(first, GROUPS * EACH), (second, GROUPS * EACH + 1)]
     other = library.create("other", "f", D)[0]
     assert other.clusterings() == []
@@ -170,7 +147,7 @@ def test_clusterings_are_versions_that_stand_side_by_side(library: Library, coll
     "id_", ["", "0", "99", "-1", "x", "1.0", "9" * 30, "\N{ARABIC-INDIC DIGIT ONE}", "\0", "\ud800"]
 )
 def test_an_unknown_clustering_is_missing(collection: Collection, id_: str) -> None:
-    collection.cluster("kmeans", 2, 0, nothing)
+    collection.cluster(Recipe("kmeans", 2, 0), nothing)
     for use in (
         lambda: collection.clusters(id_),
         lambda: collection.cluster_points(id_, 0, 5),
@@ -183,7 +160,7 @@ def test_an_unknown_clustering_is_missing(collection: Collection, id_: str) -> N
 
 @pytest.mark.parametrize("cluster", [-1, 2, 10**30])
 def test_an_unknown_cluster_is_missing(collection: Collection, cluster: int) -> None:
-    id_ = collection.cluster("kmeans", 2, 0, nothing)
+    id_ = collection.cluster(Recipe("kmeans", 2, 0), nothing)
     with pytest.raises(ClusterMissing):
         collection.cluster_points(id_, cluster, 5)
     with pytest.raises(ClusterMissing):
@@ -191,7 +168,7 @@ def test_an_unknown_cluster_is_missing(collection: Collection, cluster: int) -> 
 
 
 def test_a_foreign_or_forged_cursor_is_refused(collection: Collection) -> None:
-    id_ = collection.cluster("kmeans", 2, 0, nothing)
+    id_ = collection.cluster(Recipe("kmeans", 2, 0), nothing)
     cursor = collection.cluster_points(id_, 0, 5)[1]
     points = collection.scroll(5)[1]
     listing = f"members of {id_}/0 of {collection.number}"
@@ -205,10 +182,19 @@ def test_a_foreign_or_forged_cursor_is_refused(collection: Collection) -> None:
 
 def test_a_clustering_needs_points_and_sensible_numbers(library: Library, collection: Collection) -> None:
     with pytest.raises(CollectionEmpty):
-        library.create("empty", "f", D)[0].cluster("kmeans", 2, 0, nothing)
-    for wrong in (("kmeans", 0, 0), ("kmeans", 2, -1), ("kmeans", 2, 2**31), ("magic", 2, 0)):
+        library.create("empty", "f", D)[0].cluster(Recipe("kmeans", 2, 0), nothing)
+    for wrong in (
+        Recipe("kmeans", 0),
+        Recipe("kmeans"),
+        Recipe("kmeans", 2, -1),
+        Recipe("kmeans", 2, 2**31),
+        Recipe("kmeans", 2, min_size=5),
+        Recipe("hdbscan", 2),
+        Recipe("hdbscan", min_size=1),
+        Recipe("magic", 2),  # type: ignore[arg-type]
+    ):
         with pytest.raises(Invalid):
-            collection.cluster(*wrong, nothing)
+            collection.cluster(wrong, nothing)
 
 
 @pytest.mark.parametrize("at", [0.0, 0.5, 0.8])
@@ -222,7 +208,7 @@ def test_a_clustering_that_is_cancelled_leaves_nothing(tmp_path: Path, at: float
         x, _ = blobs()
         collection.put([NewPoint(str(i), hash_vector(v), v) for i, v in enumerate(x)])
         with pytest.raises(JobCancelled):
-            collection.cluster("kmeans", 2, 0, stop)
+            collection.cluster(Recipe("kmeans", 2, 0), stop)
         assert collection.clusterings() == []
     with Library.open(tmp_path) as library, library._database.snapshot() as connection:
         assert connection.execute("SELECT count(*) FROM clusterings").fetchone()[0] == 0

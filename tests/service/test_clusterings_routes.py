@@ -106,8 +106,69 @@ def test_an_unknown_cluster_is_404(client: TestClient, grouped: str) -> None:
     assert client.patch(f"{path}/{2**63}", json={"name": "x"}).status_code == 422
 
 
+def test_the_number_of_clusters_is_recommended_and_the_sweep_is_kept(client: TestClient, grouped: str) -> None:
+    make(client, grouped, k="auto")
+    [listed] = client.get(f"{grouped}/clusterings").json()["result"]
+    assert (listed["clusters"], listed["k"], listed["sample"], listed["min_size"]) == (3, "auto", 30, None)
+    assert [each["k"] for each in listed["sweep"]] == [2, 3, 4, 6, 9, 10]
+    assert max(listed["sweep"], key=lambda each: each["score"])["k"] == 3
+
+
+def test_dense_groups_are_found_without_a_number_and_noise_is_listed(client: TestClient, grouped: str) -> None:
+    far = [{"id": "far", "vector": np.eye(32)[20].tolist()}]
+    client.put(f"{grouped}/points", json={"points": far}).raise_for_status()
+    answer = client.post(f"{grouped}/clusterings", params={"wait_s": 60}, json={"method": "hdbscan"})
+    made = answer.json()["clustering"]
+    [listed] = client.get(f"{grouped}/clusterings").json()["result"]
+    assert (listed["method"], listed["clusters"], listed["k"], listed["min_size"]) == ("hdbscan", 3, None, 5)
+    noise = client.get(f"{grouped}/clusterings/{made}/outliers").json()
+    assert noise["next_cursor"] is None
+    assert len(noise["result"]) == listed["noise"] >= 1
+    assert noise["result"][0]["id"] == "far"
+    assert {each["cluster"] for each in noise["result"]} == {None}
+
+
+def test_what_fits_worst_is_listed_page_by_page(client: TestClient, grouped: str) -> None:
+    path = f"{grouped}/clusterings/{make(client, grouped)}/outliers"
+    seen: list[dict[str, Any]] = []
+    params: dict[str, Any] = {"limit": 7}
+    while True:
+        page = client.get(path, params=params).json()
+        seen += page["result"]
+        if page["next_cursor"] is None:
+            break
+        params["cursor"] = page["next_cursor"]
+    assert len({each["id"] for each in seen}) == len(seen) == 30
+    assert [each["score"] for each in seen] == sorted(each["score"] for each in seen)
+    assert {"id", "score", "cluster", "label", "payload"} == seen[0].keys()
+    of_one = client.get(path, params={"cluster": 1}).json()["result"]
+    assert [each["id"] for each in of_one] == [each["id"] for each in seen if each["cluster"] == 1]
+    assert client.get(path, params={"cluster": 3}).json()["code"] == "cluster_missing"
+    for wrong in ({"limit": 0}, {"cursor": "x"}, {"cluster": -1}, {"cluster": 1, "cursor": params["cursor"]}):
+        assert client.get(path, params=wrong).status_code == 422
+
+
+def test_a_clustering_is_deleted(client: TestClient, grouped: str) -> None:
+    path = f"{grouped}/clusterings/{make(client, grouped)}"
+    assert client.delete(path).status_code == 204
+    assert client.get(f"{grouped}/clusterings").json()["result"] == []
+    for gone in (client.delete(path), client.get(f"{path}/clusters"), client.get(f"{path}/outliers")):
+        assert (gone.status_code, gone.json()["code"]) == (404, "clustering_missing")
+    assert client.post(f"{grouped}/points/count", json={}).json()["count"] == 30
+
+
 @pytest.mark.parametrize(
-    "body", [{}, {"k": 0}, {"k": 1001}, {"k": "3"}, {"k": 3, "method": "dbscan"}, {"k": 3, "seed": -1}]
+    "body",
+    [
+        {},
+        *({"k": k} for k in (0, -1, 1001, 10**9, "3", "Auto", 2.5, True)),
+        {"k": 3, "method": "dbscan"},
+        *({"k": 3, "seed": seed} for seed in (-1, 2**31)),
+        {"k": 3, "min_size": 5},
+        {"k": 3, "method": "hdbscan"},
+        {"k": "auto", "method": "hdbscan"},
+        *({"method": "hdbscan", "min_size": n} for n in (1, 0, 1_000_001, "5")),
+    ],
 )
 def test_a_wrong_option_is_422(client: TestClient, grouped: str, body: object) -> None:
     assert client.post(f"{grouped}/clusterings", json=body).status_code == 422
@@ -118,7 +179,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Hold every clustering until the event is set; a cancelled one stops."""
     gate = threading.Event()
 
-    def cluster(self: object, method: str, k: int, seed: int, progress: Callable[[float], None]) -> str:
+    def cluster(self: object, recipe: object, progress: Callable[[float], None]) -> str:
         while not gate.wait(0.01):
             progress(0.5)
         return "1"

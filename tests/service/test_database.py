@@ -217,3 +217,25 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_hold_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="absent"):
         Database(tmp_path / "absent" / "library.sqlite3")
+
+
+@pytest.mark.parametrize("text", [b"some-id", b"some-label", b"some-name", b"some-key"])
+def test_a_text_that_differs_between_a_table_and_its_index_is_refused(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "library.sqlite3"
+    database = Database(path)
+    for statement in (
+        "INSERT INTO collections VALUES (1, 'some-name', 'f', 3, 'none', 0)",
+        "INSERT INTO points (collection, id, content_hash, label) VALUES (1, 'some-id', x'', 'some-label')",
+        "INSERT INTO field_names VALUES (1, 1, 'some-key')",
+    ):
+        database.write(lambda c, statement=statement: c.execute(statement))  # type: ignore[misc]
+    database.close()
+    whole = path.read_bytes()
+    places = [at for at in range(len(whole)) if whole.startswith(text, at)]
+    assert len(places) == 2
+    for at in places:
+        path.write_bytes(whole[:at] + b"z" + whole[at + 1 :])
+        with pytest.raises(LibraryInvalid, match="damaged"):
+            Database(path)
+    path.write_bytes(whole)
+    Database(path).close()

@@ -1,146 +1,56 @@
-"""The promise: a write that was answered survives SIGKILL; one that was not is wholly there or wholly absent.
+"""The promise of the README: a write that was answered survives SIGKILL and power loss; one that was not is wholly there or absent.
 
-A child opens the library without HTTP or torch and writes from several threads; each prints a line once its write has
-returned. It is killed at a random moment. The directory must then hold what was acknowledged, or one write more a thread.
+Short forms of what `make faults` does many times (tests/faults): SIGKILL, lost power, damaged files, full and failing disks, races.
 """
 
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from random import Random
 
-import numpy as np
 import pytest
+from faults.library.damage import judge_many
+from faults.library.disks import Injected, fail_calls, fill_up, mounted, needs_strace
+from faults.library.history import check, do, opened
+from faults.library.kills import kill_many
+from faults.library.power import lose_power
+from faults.library.races import race
+from faults.library.small import small
+from faults.library.snapshots import harm_all
 
-from service.library import DATABASE_NAME, Collection, Library
-from service.points import Hit, NewPoint, Point, hash_vector
+from backbone import Artifact
+from backbone.durable import lock_directory
+from service.library import DATABASE_NAME, Library
 
-D, BATCH, THREADS, KILLS, SEED = 16, 5, 3, 10, 20261122
-DELETE_EVERY = 4  # each fourth write deletes the batch before the last
-
-
-def batch(thread: int, number: int) -> list[NewPoint]:
-    """Return the points of a write: everything about them follows from its number."""
-    x = np.random.default_rng([thread, number]).normal(size=(BATCH, D))
-    return [
-        NewPoint(
-            f"{thread}/{number}/{i}", hash_vector(x[i]), x[i], f"label {number}", {"n": number}, b"%d" % number * 99
-        )
-        for i in range(BATCH)
-    ]
-
-
-def do(collection: Collection, thread: int, number: int) -> None:
-    if number % DELETE_EVERY == DELETE_EVERY - 1:
-        collection.delete(ids=[p.id for p in batch(thread, number - 2)])
-    else:
-        collection.put(batch(thread, number))
-
-
-def expected(thread: int, writes: int) -> set[str]:
-    """Return the ids that the first `writes` writes of a thread leave."""
-    ids: set[str] = set()
-    for number in range(writes):
-        if number % DELETE_EVERY == DELETE_EVERY - 1:
-            ids -= {p.id for p in batch(thread, number - 2)}
-        else:
-            ids |= {p.id for p in batch(thread, number)}
-    return ids
-
-
-CHILD = """
-import sys, threading
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_durability import D, do
-from service.library import Library
-assert "torch" not in sys.modules and "fastapi" not in sys.modules
-collection = Library.open(Path(sys.argv[1])).create("c", "f", D)[0]
-
-def write(thread, number):
-    while True:
-        do(collection, thread, number)
-        sys.stdout.write(f"{thread} {number}\\n")
-        sys.stdout.flush()
-        number += 1
-
-print("open", flush=True)
-for thread, number in enumerate(map(int, sys.argv[3:])):
-    threading.Thread(target=write, args=(thread, number)).start()
-"""
-
-
-def check(collection: Collection, thread: int, acknowledged: int) -> int:
-    """Find what a thread's writes left, whole in records and index; return how many writes took effect."""
-    points = {p.id: p for p in scroll_all(collection) if p.id.startswith(f"{thread}/")}
-    writes = next((w for w in (acknowledged, acknowledged + 1) if points.keys() == expected(thread, w)), None)
-    assert writes is not None, f"seed {SEED}: thread {thread} acknowledged {acknowledged} writes"
-    for number in range(max(0, writes - 40), writes):
-        for new in batch(thread, number):
-            if new.id not in points:
-                assert query(collection, new)[0][0].id != new.id
-                continue
-            point = points[new.id]
-            assert (point.label, point.payload) == (new.label, new.payload)
-            assert collection.picture(new.id) == new.picture
-            assert collection.stored([new.id])[new.id].content_hash == new.content_hash
-            hit = query(collection, new)[0][0]
-            assert hit.id == new.id
-            assert hit.score == pytest.approx(1, abs=1e-6)
-    return writes
-
-
-def query(collection: Collection, point: NewPoint) -> list[list[Hit]]:
-    assert point.vector is not None
-    return collection.query([point.vector], 1)
-
-
-def scroll_all(collection: Collection) -> list[Point]:
-    points, cursor = collection.scroll(1000)
-    while cursor is not None:
-        page, cursor = collection.scroll(1000, cursor)
-        points += page
-    return points
+SEED = 20_261_122
+KILLS = 30
+LOCKED, IO = 75, 74
 
 
 def test_every_acknowledged_write_survives_sigkill_and_none_is_half_there(tmp_path: Path) -> None:
-    rng = random.Random(SEED)
-    done = [0] * THREADS
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent)]
-    for _ in range(KILLS):
-        child = subprocess.Popen([*command, *map(str, done)], stdout=subprocess.PIPE, text=True, env=environment)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "open\n"
-        time.sleep(rng.uniform(0, 0.4))
-        child.send_signal(signal.SIGKILL)
-        lines, _ = child.communicate()
-        for line in lines.splitlines(keepends=True):
-            if line.endswith("\n"):  # a half line was not an answer
-                thread, number = map(int, line.split())
-                done[thread] = number + 1
-        with Library.open(tmp_path) as library:
-            collection = library.create("c", "f", D)[0]
-            done = [check(collection, thread, count) for thread, count in enumerate(done)]
-            assert collection.count() == collection.stats().points
-    assert sum(done) > KILLS
+    found = kill_many(tmp_path / "data", KILLS, SEED)
+    assert found.kills == KILLS
+    assert found.acknowledged > KILLS
+
+
+@needs_strace
+def test_every_acknowledged_write_survives_the_loss_of_what_was_not_flushed(tmp_path: Path) -> None:
+    assert lose_power(tmp_path, writes=12, seed=SEED, share=0.04).disks > 20
 
 
 def test_a_log_cut_off_anywhere_leaves_whole_writes_and_all_that_were_synced(tmp_path: Path) -> None:
     """Power loss: what was written after the last fsync may be missing or garbage, from any byte on."""
     live, wal = tmp_path / "live", f"{DATABASE_NAME}-wal"
     with Library.open(live) as library:
-        collection = library.create("c", "f", D)[0]
+        collection = opened(library)
         synced = [(live / wal).stat().st_size]
         for number in range(12):
             do(collection, 0, number)
             synced.append((live / wal).stat().st_size)
         database, log = (live / DATABASE_NAME).read_bytes(), (live / wal).read_bytes()
-    rng = random.Random(SEED)
+    rng = Random(SEED)
     for _ in range(25):
         cut = rng.randrange(synced[0], len(log) + 1)
         tail = rng.choice([b"", b"\0" * 5000, rng.randbytes(5000)])
@@ -150,6 +60,83 @@ def test_a_log_cut_off_anywhere_leaves_whole_writes_and_all_that_were_synced(tmp
         (crashed / wal).write_bytes(log[:cut] + tail)
         acknowledged = sum(size <= cut for size in synced) - 1
         with Library.open(crashed) as library:
-            writes = check(library.collection("c"), 0, acknowledged)
+            [writes] = check(library.collection("c"), [acknowledged], SEED)
             do(library.collection("c"), 0, writes)
         shutil.rmtree(crashed)
+
+
+def test_a_damaged_library_never_gives_a_wrong_answer(tmp_path: Path) -> None:
+    assert judge_many(tmp_path, cut_share=0.03, flips=40, seed=SEED).wrong == []
+
+
+def test_a_snapshot_that_was_harmed_is_not_read_by_faiss_and_changes_no_answer(tmp_path: Path) -> None:
+    assert harm_all(tmp_path) > 20
+
+
+def test_a_full_disk_refuses_puts_answers_searches_and_takes_puts_again_when_there_is_room(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=16m") as disk:
+        assert fill_up(disk, times=8, seed=SEED).acknowledged > 8
+
+
+@needs_strace
+def test_after_a_flush_that_failed_nothing_is_acknowledged_until_a_restart_that_finds_all_that_was(
+    tmp_path: Path,
+) -> None:
+    found = Injected()
+    assert fail_calls(tmp_path, "fsync,fdatasync", "EIO", [1, 3, 4, 7], writes=8, found=found)
+    assert found.while_opening
+    assert found.refused_writes
+
+
+def test_searches_beside_writes_see_one_moment_after_the_other(tmp_path: Path) -> None:
+    assert race(tmp_path / "data", seconds=3).searches > 10
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {**os.environ, "DINODEX_ALLOW_ANONYMOUS": "1", "DINODEX_RUNTIME": "torch", "DINODEX_THREADS": "1"}
+
+
+def exit_of_serve(artifact: Path, data: Path, environment: dict[str, str]) -> tuple[int, str]:
+    command = [
+        sys.executable,
+        "-m",
+        "dinodex",
+        "serve",
+        "--artifact",
+        str(artifact),
+        "--data",
+        str(data),
+        "--port",
+        "0",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stderr
+
+
+def test_a_second_process_on_a_directory_ends_with_75_and_leaves_the_first_alone(
+    tiny_artifact: Artifact, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with small(), Library.open(tmp_path / "data") as library:
+        do(opened(library), 0, 0)
+        code, said = exit_of_serve(tiny_artifact.path, tmp_path / "data", environment)
+        assert code == LOCKED
+        assert "is in use by another dinodex process" in said
+        do(opened(library), 0, 1)
+        assert check(opened(library), [2]) == [2]
+    lock_directory(tmp_path / "data").release()
+
+
+def test_a_read_only_volume_ends_with_74_and_a_reason(
+    tiny_artifact: Artifact, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with mounted(tmp_path / "disk", "size=16m") as disk:
+        with Library.open(disk / "data") as library:
+            do(opened(library), 0, 0)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        code, said = exit_of_serve(tiny_artifact.path, disk / "data", environment)
+        assert code == IO
+        assert "Read-only file system" in said
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        with Library.open(disk / "data") as library:
+            assert check(opened(library), [1]) == [1]

@@ -30,6 +30,7 @@ from service.errors import (
     StorageFailed,
 )
 from service.filters import parse_filter
+from service.grouping import Recipe
 from service.library import DATABASE_NAME, Collection, Library
 from service.points import NewPoint, Source, hash_vector
 
@@ -113,7 +114,7 @@ def test_what_a_dropped_collection_left_is_cleared_away(tmp_path: Path) -> None:
         x = vectors(5000)
         dropped.put([new(str(i), x[i], picture=b"x" * 500) for i in range(5000)])
         fill(kept, 5)
-        dropped.cluster("kmeans", 3, 0, lambda _: None)
+        dropped.cluster(Recipe("kmeans", 3), lambda _: None)
         library.drop("dropped")
     with Library.open(tmp_path) as library:
         assert library.collection("kept").count() == 5

@@ -9,9 +9,11 @@ from service.database import Database
 from service.errors import CollectionMissing, LibraryInvalid, PointConflict, PointMissing
 from service.filters import Filter, Ids
 from service.points import UNSET, Source, Unset, Vector, unit_rows
-from service.records import Change, Record, Records, read_vectors
+from service.records import Change, Record, Records, read_epoch
+from service.stored_vectors import read_vectors
 
 EVERYTHING = Filter()
+NOTHING = Filter(must=(Ids(()),))
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def put(database: Database, records: Records, *new: Record, replace: bool = Fals
 def read_all(connection: Connection) -> dict[int, tuple[int, list[float]]]:
     return {
         int(row): (collection, v.tolist())
-        for collection, rows, vectors in read_vectors(connection, batch=2)
+        for collection, rows, vectors in read_vectors(connection, {1: 0, 2: 0})
         for row, v in zip(rows, vectors, strict=True)
     }
 
@@ -141,4 +143,102 @@ def test_a_damaged_vector_is_refused(database: Database, records: Records, damag
     put(database, records, record("a", 1))
     database.write(lambda c: c.execute(f"UPDATE vectors SET {damage}"))
     with database.snapshot() as connection, pytest.raises(LibraryInvalid, match="damaged"):
-        list(read_vectors(connection))
+        list(read_vectors(connection, {1: 0}))
+
+
+DAMAGED_POINTS = [
+    "id = 'b'",
+    "content_hash = x'02'",
+    "label = 'dog'",
+    "label = NULL",
+    "label = CAST(x'63ff' AS TEXT)",
+    "payload = '{\"n\":2}'",
+    "payload = '{\"n\":'",
+    "source_path = 'b.png'",
+    "source_size = 6",
+    "source_mtime_ns = NULL",
+    "crc32 = crc32 + 1",
+    "content_hash = 'text'",
+    "row = row + 1",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED_POINTS)
+def test_a_damaged_point_is_refused_wherever_it_is_read_or_changed(
+    database: Database, records: Records, damage: str
+) -> None:
+    put(database, records, Record("a", b"\1", vector(1), "cat", '{"n":1}', None, Source("a.png", 5, 6)))
+    database.write(lambda c: c.execute(f"UPDATE points SET {damage}"))
+    with database.snapshot() as connection:
+        ((row, id_),) = connection.execute("SELECT row, id FROM points")
+        for read in (
+            lambda: records.point(connection, id_),
+            lambda: records.picture(connection, id_),
+            lambda: records.by_rows(connection, np.array([row])),
+            lambda: records.page(connection, EVERYTHING, "", 10),
+            lambda: records.page(connection, Ids((id_,)), "", 10),
+            lambda: records.matching_among(connection, NOTHING, np.array([row])),
+            lambda: records.stored(connection, EVERYTHING),
+            lambda: records.stored(connection, Ids((id_,))),
+        ):
+            with pytest.raises(LibraryInvalid, match="damaged"):
+                read()
+    for change in (
+        lambda c: records.put(c, [record(id_, 1)], True),
+        lambda c: records.update(c, id_, "new", UNSET),
+        lambda c: records.delete(c, EVERYTHING),
+    ):
+        with pytest.raises(LibraryInvalid, match="damaged"):
+            database.write(change)
+
+
+def test_a_damaged_picture_is_refused_and_one_from_before_checksums_is_shown(
+    database: Database, records: Records
+) -> None:
+    put(database, records, record("a", 1, picture=b"picture"))
+    for change, damaged in (("crc32 = NULL", False), ("picture = x'00'", False), ("crc32 = 5", True)):
+        database.write(lambda c, change=change: c.execute(f"UPDATE pictures SET {change}"))  # type: ignore[misc]
+        with database.snapshot() as connection:
+            if damaged:
+                with pytest.raises(LibraryInvalid, match="damaged"):
+                    records.picture(connection, "a")
+            else:
+                assert records.picture(connection, "a")
+
+
+def test_every_change_keeps_the_checksum(database: Database, records: Records) -> None:
+    put(database, records, record("a", 1, label="cat", payload='{"n":1}'))
+    put(database, records, Record("a", b"\1", None, UNSET, UNSET, None, Source("a.png", 5, 6)))
+    database.write(lambda c: records.update(c, "a", None, '{"n":2}'))
+    put(database, records, record("a", 2, label="dog"), replace=True)
+    with database.snapshot() as connection:
+        assert records.point(connection, "a").payload == {"n": 2}
+
+
+def test_a_put_that_changes_nothing_says_so_and_one_that_does_names_the_rows(
+    database: Database, records: Records
+) -> None:
+    rows = put(database, records, record("a", 1, label="cat"), record("b", 2, payload='{"n":1}')).added.tolist()
+    assert put(database, records, record("a", 1, label="cat"), record("b", 2)).amended.tolist() == []
+    assert put(database, records, record("b", 2, payload=None), record("a", 1)).amended.tolist() == rows[1:]
+    assert put(database, records, record("b", 2, label="x"), record("a", 1, label="x")).amended.tolist() == rows
+    assert put(database, records, record("a", 3), replace=True).amended.tolist() == []
+
+
+def test_an_update_says_what_the_point_is_now(database: Database, records: Records) -> None:
+    put(database, records, record("a", 1, label="cat", payload='{"n":1}'))
+    updated = database.write(lambda c: records.update(c, "a", "dog", UNSET))
+    with database.snapshot() as connection:
+        assert updated == records.point(connection, "a")
+        assert records.count(connection, NOTHING) == 0
+
+
+def test_every_library_has_an_epoch_of_its_own_that_stays(tmp_path: Path) -> None:
+    epochs = []
+    for name in ("a", "b", "a"):
+        database = Database(tmp_path / name)
+        with database.snapshot() as connection:
+            epochs.append(read_epoch(connection))
+        database.close()
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert len(epochs[0]) == 16

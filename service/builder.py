@@ -1,0 +1,139 @@
+"""Main segments are built in the background: one thread watches the collections' tails, one child process builds at a time.
+
+The thread takes a view and seals it: what is removed from then on is remembered. It writes the view's vectors into a new
+generation, has an approximate index built over them, and hands the segment to the writer thread, which puts it in the place of
+what it was made of. Searches and writes go on all the while. Nothing here is needed for a right answer: when it fails, the tail
+stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from service import index_build, planner, snapshots
+from service.approximate import Reach
+from service.database import Database
+from service.errors import ServiceError
+from service.points import Vector
+from service.segments import Rows
+from service.vectors import VectorIndex, View
+
+WRITE_BLOCK = 16_384  # vectors copied at a time on their way into the file: 25 MB of 384-d vectors
+RETRY_S = 60.0  # after a failure: a full disk may have been given room by then
+
+log = structlog.get_logger("service")
+
+
+class Stopped(Exception):
+    """A build that is not wanted any more."""
+
+
+@dataclass(eq=False)
+class Subject:
+    """One collection, as the builder sees it."""
+
+    belonging: snapshots.Belonging
+    index: VectorIndex
+    dropped: bool = False
+    waiting: bool = False  # to be built, or being built
+    not_before: float = field(default=0.0)  # monotonic seconds
+
+    def wants(self) -> bool:
+        """Say whether its main segment should be built anew."""
+        view = self.index.view()
+        tail = sum(len(s) for s in view.tail)
+        main, dead = (0, 0) if view.main is None else (view.main.count, view.main.dead)
+        return planner.needs_build(tail, main, dead)
+
+
+class Builder:
+    """The thread that builds the main segments of a library."""
+
+    def __init__(self, database: Database, folder: Path, threads: int) -> None:
+        self._database = database
+        self._folder = folder
+        self._threads = threads
+        self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="library-builder", daemon=True)
+        self._thread.start()
+
+    def consider(self, subject: Subject) -> None:
+        """Look at a collection that was written to, and queue it where it has grown enough. While no write can come between."""
+        if not subject.waiting and subject.wants() and time.monotonic() >= subject.not_before:
+            subject.waiting = True
+            self._queue.put(subject)
+
+    def drop(self, subject: Subject) -> None:
+        """Stop building for a collection that was dropped, and delete its files."""
+        subject.dropped = True
+        snapshots.clear(snapshots.folder_of(self._folder, subject.belonging.collection))
+
+    def close(self) -> None:
+        """Stop what is being built. A second call does nothing."""
+        self._stopping.set()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (subject := self._queue.get()) is not None and not self._stopping.is_set():
+            try:
+                self._build(subject)
+            except Stopped:
+                pass
+            except Exception as error:  # noqa: BLE001 - boundary: whatever it was, the tail goes on answering
+                # whoever writes next, after a while, brings the collection back here
+                subject.not_before = time.monotonic() + RETRY_S
+                log.warning("index_build_failed", collection=subject.belonging.collection, detail=repr(error)[:500])
+            try:
+                with self._database.aligned(functools.partial(self._end, subject)):
+                    pass
+            except ServiceError as error:  # an index could not follow a write: none of them is worth building any more
+                log.warning("index_builds_stopped", detail=str(error)[:500])
+                return
+
+    def _end(self, subject: Subject) -> None:
+        """Be done with a subject, unless it has grown enough meanwhile. While no write can come between."""
+        subject.index.unseal()
+        subject.waiting = False
+        if not self._stopping.is_set() and not subject.dropped:
+            self.consider(subject)
+
+    def _build(self, subject: Subject) -> None:
+        self._check(subject)
+        with self._database.aligned(subject.index.seal) as (connection, view):
+            tick = int(connection.execute("SELECT tick FROM clock").fetchone()[0])
+        rows = view.rows()
+        if not len(rows):
+            return
+        folder = snapshots.folder_of(self._folder, subject.belonging.collection)
+        path = folder / str(max((int(p.name) for p in snapshots.generations(folder)), default=0) + 1)
+
+        def index(unfinished: Path) -> Reach | None:
+            if not planner.wants_approximate(len(rows)):
+                return None
+            dimension = subject.belonging.dimension
+            return index_build.build(unfinished, dimension, self._threads, lambda: self._check(subject))
+
+        main = snapshots.write(path, subject.belonging, tick, rows, self._blocks(subject, view, rows), index)
+        self._database.write(lambda _: None, lambda _: subject.index.swap(main.segment))
+        snapshots.clear(folder, keep=path)
+        if subject.dropped:  # while it was being written
+            snapshots.clear(folder)
+
+    def _blocks(self, subject: Subject, view: View, rows: Rows) -> Iterator[Vector]:
+        for start in range(0, len(rows), WRITE_BLOCK):
+            self._check(subject)
+            yield view.vectors(rows[start : start + WRITE_BLOCK])
+
+    def _check(self, subject: Subject) -> None:
+        if self._stopping.is_set() or subject.dropped:
+            raise Stopped

@@ -1,0 +1,87 @@
+"""`dinodex backup` and `restore` as a person meets them: what is printed, and one sentence and an exit code for each mistake."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dinodex.cli import main
+from service.library import Library
+from service.points import NewPoint, hash_vector
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dinodex", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    with Library.open(tmp_path / "data") as library:
+        collection = library.create("photos", "f", 2)[0]
+        collection.put([NewPoint(str(i), hash_vector([1, i]), [1, i], "cat", {"n": i}) for i in range(1200)])
+    return tmp_path / "data"
+
+
+def is_one_sentence(text: str) -> bool:
+    return text.startswith("dinodex: ") and text.count("\n") == 1 and "Traceback" not in text
+
+
+def test_a_backup_is_taken_from_a_library_in_use_and_restored_elsewhere(run: Run, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    with Library.open(data):
+        code, printed, _ = run("backup", "--data", data, "--out", out)
+    assert code == 0
+    assert "photos: 1,200 points" in printed
+    assert hashlib.sha256(out.read_bytes()).hexdigest() in printed
+    code, restored, _ = run("restore", out, "--data", tmp_path / "new")
+    assert (code, restored) == (0, printed)
+    with Library.open(tmp_path / "new") as library:
+        assert library.collection("photos").count() == 1200
+
+
+def test_each_mistake_has_its_exit_code_and_the_next_good_command_works(run: Run, data: Path, tmp_path: Path) -> None:
+    out, bad = tmp_path / "copy", tmp_path / "bad"
+    assert run("backup", "--data", data, "--out", out)[0] == 0
+    bad.write_bytes(out.read_bytes()[:-5000])
+    for expected, *command in (
+        (74, "backup", "--data", tmp_path / "absent", "--out", tmp_path / "x"),
+        (74, "backup", "--data", data, "--out", out),
+        (74, "backup", "--data", data, "--out", data / "library.sqlite3", "--force"),
+        (74, "restore", tmp_path / "absent", "--data", data, "--replace"),
+        (74, "restore", out, "--data", data),
+        (65, "restore", bad, "--data", data, "--replace"),
+    ):
+        code, printed, said = run(*command)
+        assert code == expected
+        assert printed == ""
+        assert is_one_sentence(said)
+    with Library.open(data):
+        code, _, said = run("restore", out, "--data", data, "--replace")
+    assert code == 75
+    assert is_one_sentence(said)
+    assert run("backup", "--data", data)[0] == 2
+    assert run("restore", out, "--data", data, "--replace")[0] == 0
+    assert run("backup", "--data", data, "--out", out, "--force")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_help_has_an_example(run: Run, command: str) -> None:
+    code, printed, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example: dinodex {command}" in printed
