@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from service import index_build, planner
-from service.approximate import ApproximateIndex, Reach
+from service.approximate import ApproximateIndex, Reach, held_out
 from service.chosen import Chosen, packed
 from service.errors import ServiceError
 from service.points import Vector, unit_rows
@@ -118,15 +119,15 @@ def test_an_index_that_sees_too_few_of_what_is_allowed_says_so(
 
 def test_few_chosen_and_many_wanted_are_compared_one_by_one() -> None:
     class Million:
-        ntotal, nlist = 1_000_000, 4000
+        nlist = 4000
 
-    graph = ApproximateIndex(Million, Reach("hnsw", near=50, far=200, deep=1500, recall=0.99))
+    graph = ApproximateIndex(Million, 1_000_000, Reach("hnsw", near=50, far=200, deep=1500, recall=0.99))
     assert graph.sight(10, 1_000_000) == 10
     assert graph.sight(10, 500_000) == 40
     assert graph.sight(10, 1_000) is None
     assert graph.sight(1000, 100_000) is None
     assert graph.sight(1000, 1_000_000) == 1000
-    lists = ApproximateIndex(Million, Reach("ivf", near=20, far=40, deep=None, recall=0.99))
+    lists = ApproximateIndex(Million, 1_000_000, Reach("ivf", near=20, far=40, deep=None, recall=0.99))
     assert lists.sight(10, 1_000_000) == 10
     assert lists.sight(10, 5_000) is None
     assert lists.sight(100, 1_000_000) == 100
@@ -148,7 +149,9 @@ def test_where_a_graph_falls_apart_lists_take_over(apart: Vector) -> None:
     assert found is not None
     index, reach = found
     assert reach.kind == "ivf"
-    segment = Segment(apart, np.arange(1, 10_001), 10_000, approximate=ApproximateIndex(index, reach), fixed=True)
+    segment = Segment(
+        apart, np.arange(1, 10_001), 10_000, approximate=ApproximateIndex(index, len(apart), reach), fixed=True
+    )
     vectors = VectorIndex(16)
     vectors.start_from(segment, None)
     queries = unit_rows(apart[::50] + 0.02 * np.random.default_rng(1).normal(size=(200, 16)), 16)
@@ -217,6 +220,21 @@ def test_a_child_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 def children(pid: int | None = None) -> set[int]:
     tasks = Path("/proc/self/task" if pid is None else f"/proc/{pid}/task")
     return {int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()}
+
+
+@pytest.mark.parametrize("count", [10, 11, 399, 5_000])
+def test_every_vector_is_found_under_its_own_position(count: int) -> None:
+    """Those too that were held out while the index was measured, and stand last in it."""
+    x = unit_rows(np.random.default_rng(count).normal(size=(count, 8)), 8)
+    held = held_out(count)
+    assert len(held) == min(400, max(1, count // 10))
+    flat = faiss.IndexFlatIP(8)
+    flat.add(np.delete(x, held, axis=0))
+    flat.add(x[held])
+    index = ApproximateIndex(flat, count, Reach("hnsw", 64, 64, 64, 1.0))
+    places = np.arange(count)[:, None]
+    np.testing.assert_array_equal(x[index._positions(places)[:, 0]], flat.reconstruct_n(0, count))
+    assert index._positions(np.array([[-1, 0]]))[0, 0] == -1
 
 
 def test_reach_is_plain_enough_for_a_manifest() -> None:

@@ -3,8 +3,8 @@
 `python -m faults.library.writer load`: waits for a line with the directory and the number of each thread's next write, then writes
 until it is killed.
 
-`python -m faults.library.writer session DIRECTORY WRITES`: writes one after the other, closes and opens the library halfway, and goes
-on after a write that was refused, to show that none is acknowledged then. Exits with 74 where the library cannot be opened.
+`python -m faults.library.writer session DIRECTORY WRITES`: writes one after the other, closes and opens the library halfway, and tries
+again after a write that was refused. Exits with 74 where the library cannot be opened.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from service.errors import Storage
 from service.library import Collection, Library
 
 LIMIT_S = 300  # nobody waits for a child that was forgotten
+TRIES = 4  # refused writes, after which a session ends
 
 
 def say(line: str) -> None:
@@ -55,12 +56,13 @@ def session(directory: Path, writes: int) -> None:
             say(f"refused open {type(error).__name__}")
             sys.exit(74)
         refused = 0
-        while number < stop and refused < 3:
-            refused += not attempt(collection, number)
-            number += not refused
+        while number < stop and refused < TRIES:
+            acknowledged = attempt(collection, number)
+            number += acknowledged
+            refused += not acknowledged
         say(f"writable {int(library.writable)}")
         library.close()
-        if refused:
+        if number < stop:
             return
 
 
