@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.company import Company
 from service.database import Database
 from service.filters import Condition
 from service.moments import Moment
 from service.points import Hit, Vector
 from service.records import Change, Records, StoredPoint
 from service.selections import Selections
-from service.vectors import NO_ROW, VectorIndex, View
+from service.vectors import BATCH_QUERIES, NO_ROW, Rows, VectorIndex, View
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,33 @@ class SearchOptions:
     exact: bool = False
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Queries [Q, D] and what is wanted for each."""
+
+    queries: Vector
+    wanted: int
+    condition: Condition | None
+    exact: bool
+
+    @property
+    def kind(self) -> str:
+        """What may be searched for together has the same."""
+        return (
+            f"{self.wanted} {self.exact} {self.condition!r}"  # as text, for 1 and True are equal and differ in a filter
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Scores and rows [Q, k] of the nearest, the points of these rows (and of others), and the view they were found in."""
+
+    view: View
+    points: dict[int, StoredPoint]
+    scores: Vector
+    rows: Rows
+
+
 class Search:
     """The search of one collection, and the one place that lets its index follow its records."""
 
@@ -43,6 +71,7 @@ class Search:
         self._version = 0  # counts the writes that reached this collection; moves only while no aligned reader looks
         self._selections = Selections(records)
         self._grown = grown
+        self._company = Company(self._find, index.view().threads)
 
     def follow(self, change: Change) -> None:
         """Bring the index to a commit. For the `then` of a write only."""
@@ -60,16 +89,31 @@ class Search:
 
     def nearest(self, queries: Vector, limit: int, options: SearchOptions) -> list[list[Hit]]:
         """Return up to `limit` hits for each of the unit vectors [Q, D], best first."""
-        with self.moment() as now:
-            allowed = None if options.condition is None else self._selections.select(now, options.condition)
-            # one more than wanted, where one may be left out
-            scores, rows = now.view.search(queries, limit + (options.exclude is not None), allowed, options.exact)
-            points = self._records.by_rows(now.connection, rows)
+        # one more than wanted, where one may be left out
+        asked = _Asked(queries, limit + (options.exclude is not None), options.condition, options.exact)
+        found = self._company.ask(asked) if len(queries) < BATCH_QUERIES else self._find([asked])[0]
         left_out = options.exclude or [None] * len(queries)
         return [
-            self._hits(now.view, points, *query, options, limit)
-            for query in zip(scores.tolist(), rows.tolist(), left_out, strict=True)
+            self._hits(found.view, found.points, *query, options, limit)
+            for query in zip(found.scores.tolist(), found.rows.tolist(), left_out, strict=True)
         ]
+
+    def _find(self, asked: Sequence[_Asked]) -> list[_Found]:
+        """Search for several at one moment; those that want the same are searched for together."""
+        groups: dict[str, list[int]] = {}
+        for i, each in enumerate(asked):
+            groups.setdefault(each.kind, []).append(i)
+        found: dict[int, tuple[Vector, Rows]] = {}
+        with self.moment() as now:
+            for indices in groups.values():
+                first = asked[indices[0]]
+                allowed = None if first.condition is None else self._selections.select(now, first.condition)
+                queries = np.concatenate([asked[i].queries for i in indices])
+                scores, rows = now.view.search(queries, first.wanted, allowed, first.exact)
+                ends = np.cumsum([len(asked[i].queries) for i in indices])[:-1]
+                found |= zip(indices, zip(np.split(scores, ends), np.split(rows, ends), strict=True), strict=True)
+            points = self._records.by_rows(now.connection, np.concatenate([rows.ravel() for _, rows in found.values()]))
+        return [_Found(now.view, points, *found[i]) for i in range(len(asked))]
 
     @staticmethod
     def _hits(

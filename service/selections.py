@@ -26,7 +26,7 @@ class Selections:
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._known: OrderedDict[Condition, tuple[int, RowSet]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[int, RowSet]] = OrderedDict()
         self._changes: deque[tuple[int, Rows]] = deque()  # (version, rows that came, went or changed with it)
         self._changed = 0  # rows in _changes
         self._since = 0  # changes are remembered of the versions after this one
@@ -43,8 +43,9 @@ class Selections:
 
     def select(self, now: Moment, condition: Condition) -> RowSet:
         """Return the rows that a condition selects at a moment."""
+        key = repr(condition)  # for 1 and True are equal, and differ in a filter
         with self._lock:
-            version, known = self._known.get(condition, (-1, None))
+            version, known = self._known.get(key, (-1, None))
             changes = None
             if known is not None and self._since <= version <= now.version:
                 changes = [rows for number, rows in self._changes if version < number <= now.version]
@@ -53,10 +54,9 @@ class Selections:
         else:
             selected = RowSet(self._records.matching(now.connection, condition))
         with self._lock:
-            if self._known.get(condition, (-1, None))[0] <= now.version:
-                self._known[condition] = (now.version, selected)
-            if condition in self._known:
-                self._known.move_to_end(condition)
+            if self._known.get(key, (-1, None))[0] <= now.version:
+                self._known[key] = (now.version, selected)
+            self._known.move_to_end(key)
             while len(self._known) > KEPT_SELECTIONS:
                 self._known.popitem(last=False)
         return selected

@@ -380,3 +380,15 @@ def test_filters_keep_up_with_writes(tmp_path: Path) -> None:
             hits = collection.query(query, 10, filter=chosen)[0]
             assert [h.id for h in hits] == sorted(even, key=lambda i: -even[i])[:10]
         assert settled(collection).stats().tail < len(known)
+
+
+def test_filters_that_python_calls_equal_select_what_each_says(tmp_path: Path) -> None:
+    x = vectors(2)
+    with Library.open(tmp_path) as library:
+        collection = library.create("c", "f", D)[0]
+        collection.put(
+            [NewPoint("one", b"1", x[0], payload={"n": 1}), NewPoint("true", b"2", x[1], payload={"n": True})]
+        )
+        for value, id_ in ((1, "one"), (True, "true"), (1.0, "one")):
+            chosen = parse_filter({"must": [{"key": "n", "match": {"value": value}}]})
+            assert [h.id for h in collection.query(x[:1], 5, filter=chosen)[0]] == [id_]

@@ -70,12 +70,12 @@ class Bulk:
         return np.random.default_rng(number).normal(size=DIMENSION)
 
     def put(self) -> bool:
-        """Put a batch of points whose pictures take up to 4 KB each; return whether it was acknowledged."""
+        """Put a batch of points whose pictures take up to 1 KB each; return whether it was acknowledged."""
         numbers = range(self.number, self.number + 20)
         self.number += 20
         points = [
             NewPoint(
-                f"{n}", hash_vector(self.vector(n)), self.vector(n), None, {"n": n}, bytes(self.draw.randrange(4000))
+                f"{n}", hash_vector(self.vector(n)), self.vector(n), None, {"n": n}, bytes(self.draw.randrange(1000))
             )
             for n in numbers
         ]
