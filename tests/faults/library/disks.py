@@ -56,6 +56,7 @@ class Filled:
 
 
 DIMENSION = 64
+LEAST_RECALL = 0.99  # what the library promises of searches that need not be exact
 
 
 class Bulk:
@@ -63,7 +64,7 @@ class Bulk:
 
     def __init__(self, collection: Collection, draw: Random) -> None:
         self.collection, self.draw = collection, draw
-        self.number = 0
+        self.number = self.asked = self.found = 0
         self.stored: dict[str, int] = {}
 
     def vector(self, number: int) -> np.ndarray:
@@ -87,9 +88,13 @@ class Bulk:
         return True
 
     def search(self) -> None:
+        """Search for some of the points; only an exact search must find each, but every search must answer."""
         some = self.draw.sample(sorted(self.stored), min(10, len(self.stored)))
-        hits = self.collection.query([self.vector(self.stored[id_]) for id_ in some], 1)
+        queries = [self.vector(self.stored[id_]) for id_ in some]
+        hits = self.collection.query(queries, 1, exact=True)
         assert [[hit.id for hit in found] for found in hits] == [[id_] for id_ in some]
+        self.asked += len(some)
+        self.found += sum(hits[0].id == id_ for hits, id_ in zip(self.collection.query(queries, 1), some, strict=True))
 
     def check(self) -> None:
         assert self.collection.count() == self.collection.stats().points == len(self.stored)
@@ -131,6 +136,7 @@ def fill_up(disk: Path, times: int, seed: int) -> Filled:
             bulk.check()
             bulk.search()
     assert found.refused
+    assert bulk.found >= LEAST_RECALL * bulk.asked
     return found
 
 

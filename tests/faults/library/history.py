@@ -108,14 +108,27 @@ def check(collection: Collection, acknowledged: list[int], seed: object = "") ->
         assert stored[id_].content_hash == hash_vector(vector)
         assert collection.picture(id_) == k.picture
     for exact in (True, False):
+        missed = 0
+        kinds = {collection.stats().index}
         for hits, (id_, k) in zip(nearest(collection, known, exact), known.items(), strict=True):
-            assert hits[0].id == id_, f"seed {seed}: search misses {id_}"
+            if hits[0].id != id_:
+                missed += 1
+                continue
             assert abs(hits[0].score - 1) < 1e-5
             assert (hits[0].label, hits[0].payload) == (k.label, k.payload)
+        kinds.add(collection.stats().index)  # it may have changed in between
+        assert missed <= may_miss(len(known), exact or kinds == {"exact"}), (
+            f"seed {seed}: search misses {missed} points"
+        )
     for label in {k.label for k in known.values()}:
         chosen = parse_filter({"must": [{"key": "label", "match": {"value": label}}]})
         assert collection.count(chosen) == sum(k.label == label for k in known.values())
     return done
+
+
+def may_miss(count: int, exact: bool) -> int:
+    """Return how many of `count` points a search for them may not find: 1 in 100 where it need not be exact."""
+    return 0 if exact else max(1, count // 100)
 
 
 def taken(points: dict[str, Point], thread: int, acknowledged: int, seed: object) -> int:
