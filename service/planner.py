@@ -33,7 +33,8 @@ MARGIN = 0.002  # above the target, beside the error of the measure: for the que
 GRAPH_CODES, LIST_CODES = faiss.ScalarQuantizer.QT_8bit, faiss.ScalarQuantizer.QT_fp16
 CODE_TRAINING = 100_000  # vectors that tell the range of each dimension
 LINKS = 16  # of a node and direction: 32 answer as fast at the same recall and take a quarter more memory
-EF_CONSTRUCTION = 100  # FAISS' 40 needs a third more ef for the same recall, 200 twice the time
+# At ef 64, 40, 100 and 200 find .964, .984 and .986 of ten neighbours, for 19, 48 and 85 s of building 100,000.
+EF_CONSTRUCTION = 100
 LISTS_PER_ROOT = 4  # IVF lists, times the root of the number of vectors (FAISS' guideline: 4 to 16)
 TRAINING_PER_LIST = 64  # vectors that place a centroid; FAISS warns below 39
 EFFORTS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
