@@ -1,4 +1,4 @@
-"""The child process that builds a approximate: python -m service.index_build FOLDER DIMENSION THREADS PARENT.
+"""The child process that builds an approximate index: python -m service.index_build FOLDER DIMENSION THREADS PARENT.
 
 A process of its own, because building takes minutes of every core. At a low priority it gives way to searches; inside the
 service it would at times hold the interpreter lock while it gives way, and everyone would wait. It ends with its parent, and
@@ -25,9 +25,8 @@ from service.approximate import Reach
 
 VECTORS, INDEX, REACH = "vectors.f32", "index.faiss", "reach.json"
 _PR_SET_PDEATHSIG = 1
-NICENESS = (
-    10  # a tenth of what a search gets where both want a core: at 19, or idle only, a busy service would never be done
-)
+# A tenth of what a search gets where both want a core: at 19, or idle only, a busy service would never be done.
+NICENESS = 10
 _LOOK_S = 0.1  # seconds between two looks at whether to stop
 
 

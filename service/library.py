@@ -48,12 +48,14 @@ _Row = tuple[int, str, str, int, Keep]
 class Library:
     """The collections and jobs of a data directory, held by this process until `close`."""
 
-    def __init__(self, lock: DirectoryLock, database: Database, index_folder: Path, threads: int) -> None:
+    def __init__(
+        self, lock: DirectoryLock, database: Database, builder: Builder, index_folder: Path, threads: int
+    ) -> None:
         self._threads = threads
         self._lock = lock
         self._database = database
         self._index_folder = index_folder
-        self._builder = Builder(database, index_folder, threads)
+        self._builder = builder
         self._collections: dict[str, Collection] = {}
         self._load()
         database.write(_clear_unfinished, lambda _: self._consider_all())
@@ -72,7 +74,10 @@ class Library:
             undo.callback(lock.release)
             database = Database(data_dir / DATABASE_NAME)
             undo.callback(database.close)
-            library = cls(lock, database, data_dir / INDEX_FOLDER, threads or usable_cores())
+            index_folder, threads = data_dir / INDEX_FOLDER, threads or usable_cores()
+            builder = Builder(database, index_folder, threads)
+            undo.callback(builder.close)
+            library = cls(lock, database, builder, index_folder, threads)
             undo.pop_all()
         return library
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from service.collection import Collection
+from service.errors import LibraryInvalid
 from service.filters import parse_filter
 from service.library import DATABASE_NAME, INDEX_FOLDER, Library
 from service.points import NewPoint, Vector, hash_vector, unit_rows
@@ -392,3 +393,14 @@ def test_filters_that_python_calls_equal_select_what_each_says(tmp_path: Path) -
         for value, id_ in ((1, "one"), (True, "true"), (1.0, "one")):
             chosen = parse_filter({"must": [{"key": "n", "match": {"value": value}}]})
             assert [h.id for h in collection.query(x[:1], 5, filter=chosen)[0]] == [id_]
+
+
+def test_a_library_that_cannot_be_opened_leaves_no_thread(closed: Path) -> None:
+    connection = sqlite3.connect(closed / DATABASE_NAME)
+    connection.execute("UPDATE vectors SET crc32 = crc32 + 1")
+    connection.commit()
+    connection.close()
+    before = threading.active_count()
+    with pytest.raises(LibraryInvalid, match="damaged"):
+        Library.open(closed)
+    assert threading.active_count() == before
