@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,8 @@ BLOCK_QUERIES = 1024  # queries whose finds are scored again at a time: 60 MB at
 class Reach:
     """What a kind of index needs: the effort for NEAR, FAR and DEEP neighbours, and the recall of the NEAR with it, as measured.
 
-    `deep` is None where no effort found so many: they lie beyond the clusters in which the index finds its way.
+    `deep` is None where no effort found so many: they lie beyond the clusters in which the index finds its way. `built` is the number
+    of vectors that the index was built over; the others have been added since.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Reach:
     far: int
     deep: int | None
     recall: float
+    built: int
 
     def effort(self, k: int) -> int | None:
         """Return the effort for k neighbours, in between of what was measured; None beyond it."""
@@ -60,6 +62,12 @@ class Reach:
         if self.deep is None or k > DEEP:
             return None
         return _between(k, FAR, self.far, DEEP, self.deep)
+
+    def widened(self, other: Reach) -> Reach:
+        """Return what the queries of both need."""
+        deep = None if self.deep is None or other.deep is None else max(self.deep, other.deep)
+        near, far = max(self.near, other.near), max(self.far, other.far)
+        return replace(self, near=near, far=far, deep=deep, recall=min(self.recall, other.recall))
 
 
 def _between(k: int, low: int, at_low: int, high: int, at_high: int) -> int:
@@ -70,20 +78,22 @@ def _between(k: int, low: int, at_low: int, high: int, at_high: int) -> int:
 class ApproximateIndex:
     """A FAISS index over the `count` vectors of a segment.
 
-    It holds them in the order of their positions, but for those that were `held_out` while it was measured: they come last.
+    It holds them in the order of their positions, but for those that were `held_out` while it was measured: they come last of those
+    that it was built over.
     """
 
     index: Any  # faiss.IndexHNSWSQ or faiss.IndexIVFScalarQuantizer; FAISS has no types
     count: int
     reach: Reach
-    memory_bytes: int = 0  # of the file that is mapped into memory
+    path: Path | None = None  # of the file that is mapped into memory
+    memory_bytes: int = 0  # of that file
 
     @classmethod
     def read(cls, path: Path, reach: Reach) -> ApproximateIndex:
         """Open an index as a memory-mapped file. The file is trusted: whoever calls has compared its checksum."""
         flags = faiss.IO_FLAG_MMAP_IFC if reach.kind == "hnsw" else faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
         index = faiss.read_index(str(path), flags)
-        return cls(index, int(index.ntotal), reach, path.stat().st_size)
+        return cls(index, int(index.ntotal), reach, path, path.stat().st_size)
 
     def sight(self, k: int, size: int) -> int | None:
         """Return how many of the nearest of all to ask for, where k of `size` chosen ones are wanted.
@@ -137,12 +147,13 @@ class ApproximateIndex:
 
     def _positions(self, at: Positions) -> Positions:
         """Return the positions of what stands at these places of the index; -1 stays."""
-        held = held_out(self.count)
-        first = self.count - len(held)  # the place of the first that was held out
+        held = held_out(self.reach.built)
+        first = self.reach.built - len(held)  # the place of the first that was held out
         # before it, a place lies as many behind its position as held-out ones stand before it
         moved = at + np.searchsorted(held - np.arange(len(held)), at, side="right")
         last = held[np.clip(at - first, 0, len(held) - 1)]
-        return np.where(at < 0, -1, np.where(at < first, moved, last))
+        # what was added later stands where it belongs
+        return np.where((at < 0) | (at >= self.reach.built), at, np.where(at < first, moved, last))
 
     def _rescored(self, vectors: Vector, queries: Vector, at: Positions, k: int) -> tuple[Vector, Positions]:
         """Return the k best of the finds [Q, *] by their true cosines, equal ones by position."""
@@ -158,7 +169,12 @@ class ApproximateIndex:
 @functools.lru_cache(maxsize=64)  # a few main segments at a time
 def held_out(count: int) -> Positions:
     """Return which of `count` vectors an index is measured with before it gets them: positions, ascending; always the same."""
-    return np.sort(np.random.default_rng(count).choice(count, min(HELD_OUT, max(1, count // 10)), replace=False))
+    return np.sort(np.random.default_rng(count).choice(count, held_out_of(count), replace=False))
+
+
+def held_out_of(count: int) -> int:
+    """Return how many of `count` vectors are held out."""
+    return min(HELD_OUT, max(1, count // 10))
 
 
 def rescored(k: int) -> int:

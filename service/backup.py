@@ -158,7 +158,7 @@ def _file_errors(source: Path) -> Iterator[None]:
     """Raise what SQLite and the disk say as the service's errors."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         raise opening_error(source, error) from error
     except OSError as error:
         raise StorageFailed(f"the copy failed ({error}); check the disk's space and the permissions.") from error

@@ -1,9 +1,9 @@
 """Main segments are built in the background: one thread watches the collections' tails, one child process builds at a time.
 
 The thread takes a view and seals it: what is removed from then on is remembered. It writes the view's vectors into a new
-generation, has an approximate index built over them, and hands the segment to the writer thread, which puts it in the place of
-what it was made of. Searches and writes go on all the while. Nothing here is needed for a right answer: when it fails, the tail
-stays.
+generation, has an approximate index built over them, or the tail's added to the one that there is, and hands the segment to the
+writer thread, which puts it in the place of what it was made of. Searches and writes go on all the while. Nothing here is needed
+for a right answer: when it fails, the tail stays.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from service import index_build, planner, snapshots
 from service.approximate import Reach
+from service.chosen import Positions
 from service.database import Database
 from service.errors import ServiceError
 from service.points import Vector
-from service.segments import Rows
+from service.segments import Rows, Segment
 from service.vectors import VectorIndex, View
 
 WRITE_BLOCK = 16_384  # vectors copied at a time on their way into the file: 25 MB of 384-d vectors
@@ -45,13 +47,12 @@ class Subject:
     dropped: bool = False
     waiting: bool = False  # to be built, or being built
     not_before: float = field(default=0.0)  # monotonic seconds
+    anew: bool = False  # the last build failed: the next relies on nothing that was there
 
     def wants(self) -> bool:
-        """Say whether its main segment should be built anew."""
+        """Say whether it should have a new main segment."""
         view = self.index.view()
-        tail = sum(len(s) for s in view.tail)
-        main, dead = (0, 0) if view.main is None else (view.main.count, view.main.dead)
-        return planner.needs_build(tail, main, dead)
+        return planner.needs_build(view.main, sum(len(s) for s in view.tail))
 
 
 class Builder:
@@ -91,7 +92,7 @@ class Builder:
                 pass
             except Exception as error:  # noqa: BLE001 - boundary: whatever it was, the tail goes on answering
                 # whoever writes next, after a while, brings the collection back here
-                subject.not_before = time.monotonic() + RETRY_S
+                subject.not_before, subject.anew = time.monotonic() + RETRY_S, True
                 log.warning("index_build_failed", collection=subject.belonging.collection, detail=repr(error)[:500])
             try:
                 with self._database.aligned(functools.partial(self._end, subject)):
@@ -111,7 +112,8 @@ class Builder:
         self._check(subject)
         with self._database.aligned(subject.index.seal) as (connection, view):
             tick = int(connection.execute("SELECT tick FROM clock").fetchone()[0])
-        rows = view.rows()
+        content = _content(view, subject.anew)
+        rows = content.rows()
         if not len(rows):
             return
         folder = snapshots.folder_of(self._folder, subject.belonging.collection)
@@ -122,19 +124,56 @@ class Builder:
                 return None
             dimension = subject.belonging.dimension
             threads = max(1, self._threads // 2)  # the other half answers: with all, searches took 3.5 times as long
-            return index_build.build(unfinished, dimension, threads, lambda: self._check(subject))
+            extended = None if content.grown is None else content.grown.approximate
+            return index_build.build(unfinished, dimension, threads, lambda: self._check(subject), extended)
 
-        main = snapshots.write(path, subject.belonging, tick, rows, self._blocks(subject, view, rows), index)
-        self._database.write(lambda _: None, lambda _: subject.index.swap(main.segment))
+        blocks = self._watched(subject, content.blocks())
+        main = snapshots.write(path, subject.belonging, tick, rows, blocks, index).segment
+        main = main.without(content.dead())
+        self._database.write(lambda _: None, lambda _: subject.index.swap(main))
+        subject.anew = False
         snapshots.clear(folder, keep=path)
         if subject.dropped:  # while it was being written
             snapshots.clear(folder)
 
-    def _blocks(self, subject: Subject, view: View, rows: Rows) -> Iterator[Vector]:
-        for start in range(0, len(rows), WRITE_BLOCK):
+    def _watched(self, subject: Subject, blocks: Iterator[Vector]) -> Iterator[Vector]:
+        for block in blocks:
             self._check(subject)
-            yield view.vectors(rows[start : start + WRITE_BLOCK])
+            yield block
 
     def _check(self, subject: Subject) -> None:
         if self._stopping.is_set() or subject.dropped:
             raise Stopped
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a main segment shall hold: all of the one that is `grown`, as it lies there, and what is alive of the rest."""
+
+    grown: Segment | None
+    rest: View
+
+    def rows(self) -> Rows:
+        """Return the rows, ascending."""
+        return self.rest.rows() if self.grown is None else np.concatenate([self.grown.rows, self.rest.rows()])
+
+    def blocks(self) -> Iterator[Vector]:
+        """Yield the vectors in the order of the rows."""
+        if self.grown is not None:
+            for start in range(0, self.grown.count, WRITE_BLOCK):
+                yield self.grown.vectors[start : start + WRITE_BLOCK]
+        rows = self.rest.rows()
+        for start in range(0, len(rows), WRITE_BLOCK):
+            yield self.rest.vectors(rows[start : start + WRITE_BLOCK])
+
+    def dead(self) -> Positions:
+        """Return the positions of the tombstones that stay where they are."""
+        return np.empty(0, np.int64) if self.grown is None else np.flatnonzero(~self.grown.mask())
+
+
+def _content(view: View, anew: bool) -> _Content:
+    """Return the main segment and the tail, where the one's index may get the other; else all that there is."""
+    tail = sum(len(s) for s in view.tail)
+    if anew or not planner.may_extend(view.main, tail):
+        return _Content(None, view)
+    return _Content(view.main, replace(view, segments=view.tail))

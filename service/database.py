@@ -8,27 +8,46 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from backbone.durable import sync_directory
 from service.errors import LibraryInvalid, ServiceError, StorageFailed, StorageFull
-from service.migrations import migrate
-from service.readers import Readers, connect, is_disk_error
+from service.migrations import check_schema, migrate
+from service.readers import BUSY_TIMEOUT_S, DAMAGED, Readers, connect, is_disk_error
 
 T = TypeVar("T")
 
 MAX_GROUP = 64  # writes to a commit: beyond it the fsync is a small part of the cost, and waiting grows
-CHECKPOINT_COMMITS = (
-    64  # commits between checkpoints: 30 MB of WAL at 256 x 384-d points each, 3 % more fsyncs otherwise
+# The WAL is folded into the database each time it has grown by so much: some 64 commits of 256 x 384-d points, to two fsyncs more.
+# Earlier where less is free: folding may take as much again.
+CHECKPOINT_BYTES = 32 * 2**20
+MAKE_ROOM_S = (
+    1.0  # waited for readers when the disk is full; with a backup's, the log gives its space back another time
 )
 PAGE_BYTES = 8192  # five 384-d vectors fill a page to 95 %; of SQLite's usual 4096 bytes two leave a quarter empty
 WRITER_CACHE_KIB = 65536  # keeps the upper pages of the id index of a million points in memory
+
+# Tables that are compared with their indexes when the library is opened: a damaged one would answer, and wrongly. The others are
+# large, and a search by row that finds nothing in them is noticed.
+INSPECTED = (
+    "collections",
+    "points",
+    "field_names",
+    "identity",
+    "clock",
+    "sealed",
+    "jobs",
+    "clusterings",
+    "clusters",
+    "tallies",
+)
 
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}  # the second: no room for the WAL's index in shared memory
 
@@ -52,6 +71,8 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._readers = Readers(path)
+        self._log = path.with_name(f"{path.name}-wal")
+        self._folded = 0  # bytes of the log when it was last folded; it grows on while a reader needs what is in it
         self._failure: str | None = None  # why nothing can be written any more
         self._closing = False
         self._door = threading.Lock()  # no write is queued behind the one that closes
@@ -63,7 +84,7 @@ class Database:
                 _prepare(self._writer)
                 self._tick = int(self._writer.execute("SELECT tick FROM clock").fetchone()[0])
                 sync_directory(path.parent)
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError, UnicodeError) as error:
                 raise opening_error(path, error) from error
             undo.pop_all()
         self._applied = threading.Condition()  # guards _tick: the commit up to which derived state has been brought
@@ -134,12 +155,9 @@ class Database:
         self._writer.close()
 
     def _run(self) -> None:
-        commits = 0
         while group := self._next_group():
             self._commit([write for write in group if write is not None])
-            commits += 1
-            if commits % CHECKPOINT_COMMITS == 0:
-                self._checkpoint()
+            self._fold()
             if group[-1] is None:
                 return
 
@@ -157,6 +175,8 @@ class Database:
             self._transact(group)
         except Exception as error:  # noqa: BLE001 - boundary: the writer thread outlives whatever the disk or SQLite does
             refusal = self._refusal(error)
+            if isinstance(refusal, StorageFull):
+                self._make_room()
             for write in group:  # one exception each: they are raised in different threads
                 write.future.set_exception(type(refusal)(*refusal.args))
             return
@@ -222,15 +242,37 @@ class Database:
             return StorageFull("the disk is full and nothing was stored; free some space and send it again.")
         if code & 0xFF == sqlite3.SQLITE_BUSY:
             return StorageFailed("another program holds the library's database; close it and send this again.")
+        if code & 0xFF in DAMAGED:
+            self._failure = f"The library is damaged ({error}); restore a backup."
+            return LibraryInvalid(self._failure)
         self._failure = f"Writing failed ({error!r}); only reads are answered until the service restarts."
         return StorageFailed(self._failure)
 
-    def _checkpoint(self) -> None:
+    def _fold(self) -> None:
+        """Fold the WAL into the database where it has grown enough."""
+        try:
+            size = self._log.stat().st_size  # what is in it: see journal_size_limit in `_prepare`
+            free = shutil.disk_usage(self._log.parent).free
+        except OSError:  # then the log is folded when the library closes; a disk that fails says so at the next commit
+            return
+        if size < self._folded:
+            self._folded = 0  # all was folded, and it began anew
+        if size - self._folded >= min(CHECKPOINT_BYTES, free):
+            self._checkpoint("PASSIVE")
+            self._folded = size
+
+    def _make_room(self) -> None:
+        """Give back what the WAL takes of a full disk: most of it is older versions of the same pages."""
+        self._writer.execute(f"PRAGMA busy_timeout = {MAKE_ROOM_S * 1000:.0f}")
+        self._checkpoint("TRUNCATE")
+        self._writer.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+
+    def _checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"]) -> None:
         """Fold the WAL into the database. SQLite's own automatic checkpoint would keep a failed fsync to itself."""
         if self._failure is not None:
             return
         try:
-            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
         except sqlite3.Error as error:
             if error.sqlite_errorcode not in _FULL:  # no room to fold: the WAL stays, which is as safe
                 self._refusal(error)
@@ -243,19 +285,22 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA fullfsync = ON")  # macOS: through the drive's cache
     connection.execute("PRAGMA checkpoint_fullfsync = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # see _checkpoint
+    connection.execute("PRAGMA journal_size_limit = 0")  # a log that begins anew is cut to what is in it
     connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
     migrate(connection)
-    # A damaged index of SQLite's would answer, and wrongly. 0.1 s for 100,000 points.
-    for table in ("collections", "points", "field_names"):
+    check_schema(connection)
+    # 0.1 s for 100,000 points
+    for table in INSPECTED:
         found = connection.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
         if found != "ok":
             raise LibraryInvalid(f"the library is damaged ({found.splitlines()[-1]}); restore a backup.")
 
 
-def opening_error(path: Path, error: sqlite3.Error | OSError) -> ServiceError:
+def opening_error(path: Path, error: sqlite3.Error | OSError | UnicodeError) -> ServiceError:
     """Return what SQLite or the disk says of a library's file, as an error of the service."""
     code = getattr(error, "sqlite_errorcode", 0)
-    if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    # an error of a statement, or in the text of a message, comes of a schema that is not ours
+    if code & 0xFF in {*DAMAGED, sqlite3.SQLITE_ERROR} or isinstance(error, UnicodeError):
         return LibraryInvalid(
             f"{path} is not a readable library ({error}); restore a backup or name another directory."
         )

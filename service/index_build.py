@@ -1,96 +1,78 @@
-"""The child process that builds an approximate index: python -m service.index_build FOLDER DIMENSION THREADS PARENT.
+"""The child process that builds an approximate index over a folder's vectors, or adds them to the index that there is.
 
-A process of its own, because building takes minutes of every core. At a low priority it gives way to searches; inside the
-service it would at times hold the interpreter lock while it gives way, and everyone would wait. It ends with its parent, and
-what it takes or does to its memory is nobody else's.
+python -m service.index_build TASK PARENT, with TASK as JSON. A process of its own (`service/child.py`), because building takes
+minutes of every core.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
 from service import planner
-from service.approximate import Reach
+from service.approximate import ApproximateIndex, Reach
+from service.child import give_way, run_child
+from service.points import Vector
 
 VECTORS, INDEX, REACH = "vectors.f32", "index.faiss", "reach.json"
-_PR_SET_PDEATHSIG = 1
-# A tenth of what a search gets where both want a core: at 19, or idle only, a busy service would never be done.
-NICENESS = 10
-_LOOK_S = 0.1  # seconds between two looks at whether to stop
 
 
-class BuildFailed(Exception):
-    """The child ended badly; the message says how."""
+@dataclass(frozen=True)
+class _Task:
+    """What to do: the folder with the vectors, their dimension, and the index of the first of them, where there is one."""
+
+    folder: str
+    dimension: int
+    threads: int
+    index: str | None
+    reach: dict[str, Any] | None
 
 
-def build(folder: Path, dimension: int, threads: int, check: Callable[[], None]) -> Reach | None:
-    """Build an index over FOLDER/vectors.f32 into FOLDER/index.faiss, in a child process; return the effort it needs.
+def build(
+    folder: Path, dimension: int, threads: int, check: Callable[[], None], extended: ApproximateIndex | None = None
+) -> Reach | None:
+    """Make an index over FOLDER/vectors.f32 as FOLDER/index.faiss, in a child process; return the effort it needs.
 
-    None where no kind will do; there is no file then. `check` is called now and then and may raise to stop the child.
-    Raises BuildFailed.
+    `extended` is an index over the first of the vectors: the others are added to what its file holds, unless that would need too much
+    effort. None where no kind will do; there is no file then. `check` is called now and then and may raise to stop the child. Raises
+    ChildFailed.
     """
-    command = [sys.executable, "-m", "service.index_build", str(folder), str(dimension)]
-    command += [str(threads), str(os.getpid())]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "OMP_NUM_THREADS": str(threads),
-    }
-    with (folder / "log").open("w+b") as log:
-        child = subprocess.Popen(  # noqa: S603 - our own words
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-        )
-        try:
-            while child.poll() is None:
-                check()
-                try:
-                    child.wait(_LOOK_S)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            child.kill()
-            child.wait()
-        if child.returncode != 0:
-            log.seek(0)
-            said = log.read()[-500:].decode(errors="replace").strip().splitlines()
-            raise BuildFailed(f"building the index ended with {child.returncode}: {said[-1] if said else 'no word'}")
-    (folder / "log").unlink()
+    task = _Task(str(folder), dimension, threads, None, None)
+    if extended is not None:
+        task = _Task(str(folder), dimension, threads, str(extended.path), asdict(extended.reach))
+    run_child("service.index_build", [json.dumps(asdict(task))], check, environment={"OMP_NUM_THREADS": str(threads)})
     said = json.loads((folder / REACH).read_bytes())
     (folder / REACH).unlink()
     return None if said is None else Reach(**said)
 
 
-def main(folder: Path, dimension: int, threads: int, parent: int) -> None:
+def main(task: _Task) -> None:
     """Build, measure, and write both down."""
-    _give_way(parent)
-    faiss.omp_set_num_threads(threads)
-    vectors = np.memmap(folder / VECTORS, "<f4", "r").reshape(-1, dimension)
-    found = planner.build(vectors)
+    faiss.omp_set_num_threads(task.threads)
+    folder = Path(task.folder)
+    vectors = np.memmap(folder / VECTORS, "<f4", "r").reshape(-1, task.dimension)
+    found = _extended(task, vectors) or planner.build(vectors)
     if found is not None:
         with (folder / INDEX).open("wb") as file:  # FAISS' own writer keeps quiet about errors at closing
             faiss.write_index(found[0], faiss.BufferedIOWriter(faiss.PyCallbackIOWriter(file.write), 2**20))
     (folder / REACH).write_text(json.dumps(None if found is None else asdict(found[1])))
 
 
-def _give_way(parent: int) -> None:
-    """Take a low priority, and end with the parent."""
-    os.nice(NICENESS)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before we could ask
-            sys.exit("the parent is gone")
+def _extended(task: _Task, vectors: Vector) -> tuple[Any, Reach] | None:
+    if task.index is None or task.reach is None:
+        return None
+    index = faiss.read_index(task.index)
+    reach = planner.extend(index, Reach(**task.reach), vectors)
+    return None if reach is None else (index, reach)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    give_way(int(sys.argv[2]))
+    main(_Task(**json.loads(sys.argv[1])))

@@ -7,6 +7,7 @@ import zlib
 
 from service.errors import LibraryInvalid
 from service.fields import count_fields
+from service.migrations import check_schema
 from service.rows import read_rows
 
 BLOCK = 4096  # rows of `points` looked at in one step, with their vectors: 10 MB
@@ -22,12 +23,13 @@ def inspect(connection: sqlite3.Connection) -> dict[str, int]:
     found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         raise LibraryInvalid(_DAMAGED.format(found.splitlines()[-1]))  # before it only the name of the database
+    check_schema(connection)
     after, fields = 0, 0
     live = {number for (number,) in connection.execute("SELECT collection FROM collections")}
     while rows := read_rows(connection, "row > ? ORDER BY row LIMIT ?", (after, BLOCK)):
         first, after = rows[0].row, rows[-1].row
         _inspect_vectors(connection, first, after, len(rows))
-        _inspect_pictures(connection, first, after)
+        _inspect_pictures(connection, first, after, [row.row for row in rows if row.pictured])
         # those of a dropped collection wait to be cleared away, some of them without their fields
         wanted, there = count_fields(connection, [row.row for row in rows if row.collection in live])
         if there != wanted:
@@ -61,8 +63,14 @@ def _inspect_vectors(connection: sqlite3.Connection, first: int, last: int, expe
         raise LibraryInvalid(_DAMAGED.format("vectors of points are missing"))
 
 
-def _inspect_pictures(connection: sqlite3.Connection, first: int, last: int) -> None:
-    found = connection.execute("SELECT row, picture, crc32 FROM pictures WHERE row BETWEEN ? AND ?", (first, last))
+def _inspect_pictures(connection: sqlite3.Connection, first: int, last: int, expected: list[int]) -> None:
+    found = connection.execute(
+        "SELECT row, picture, crc32 FROM pictures WHERE row BETWEEN ? AND ? ORDER BY row", (first, last)
+    )
+    there = []
     for row, picture, crc in found:
+        there.append(row)
         if crc is not None and zlib.crc32(picture) != crc:
             raise LibraryInvalid(_DAMAGED.format(f"the picture of row {row}"))
+    if there != expected:
+        raise LibraryInvalid(_DAMAGED.format("pictures of points are missing"))

@@ -4,6 +4,7 @@ A step that has been released is never edited; a change is a new step at the end
 """
 
 import sqlite3
+import zlib
 
 from service.errors import LibraryInvalid
 from service.fields import FILL
@@ -145,7 +146,24 @@ TALLIES = (
     END""",
 )
 
-MIGRATIONS = (POINTS, CLUSTERINGS, JOBS, FIELDS, CHECKSUMS, IDENTITY, TALLIES)
+_SEALED = "crc32(CAST(type || tbl_name || sql AS BLOB))"  # as bytes, for damaged text may be no text
+# The end of every step from here on.
+SEAL = (
+    "DELETE FROM sealed",
+    f"INSERT INTO sealed SELECT name, {_SEALED} FROM sqlite_schema WHERE name NOT LIKE 'sqlite~_%' ESCAPE '~'",  # noqa: S608
+)
+
+PICTURED = (
+    # So that a picture that got lost is not taken for none.
+    "ALTER TABLE points ADD COLUMN pictured INTEGER NOT NULL DEFAULT 0",
+    "UPDATE points SET pictured = 1, crc32 = checksum(row, collection, id, content_hash, label, payload, source_path, source_size,"
+    " source_mtime_ns, 1) WHERE row IN (SELECT row FROM pictures)",
+    # Checksums of the schema itself: with a bit of its text flipped, SQLite would read other columns.
+    "CREATE TABLE sealed (name TEXT PRIMARY KEY, crc32 INTEGER NOT NULL) WITHOUT ROWID",
+    *SEAL,
+)
+
+MIGRATIONS = (POINTS, CLUSTERINGS, JOBS, FIELDS, CHECKSUMS, IDENTITY, TALLIES, PICTURED)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -159,7 +177,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         raise LibraryInvalid(
             f"the library has schema {version} and this dinodex knows up to {len(MIGRATIONS)}; use a newer dinodex."
         )
-    connection.create_function("checksum", 9, checksum, deterministic=True)
+    connection.create_function("checksum", -1, checksum, deterministic=True)
+    connection.create_function("crc32", 1, zlib.crc32, deterministic=True)
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         for statement in statements:
@@ -167,3 +186,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {number}")  # inside the transaction: step and number go together
         connection.execute("COMMIT")
+
+
+def check_schema(connection: sqlite3.Connection) -> None:
+    """Raise LibraryInvalid where the schema is not what the steps left. What others added to it is theirs."""
+    changed = connection.execute(
+        f"SELECT name FROM sealed WHERE crc32 IS NOT (SELECT {_SEALED} FROM sqlite_schema AS s WHERE s.name = sealed.name)"  # noqa: S608
+    ).fetchone()
+    if changed is not None:
+        raise LibraryInvalid(f"the library's schema is damaged ({changed[0]}); restore a backup.")

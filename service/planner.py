@@ -3,6 +3,9 @@
 An index measures itself. Some of the vectors are held out while it is built, and are its queries: as far from all that it holds
 as new pictures will be. An exact search says what the nearest are; the effort grows until the index finds 99 % of them. Then it
 gets those that were held out, too. Of the kinds, the first that gets there is taken.
+
+What comes later is added to the index, and measured with in the same way, until it has doubled or the effort gets out of reach:
+so building a point in costs the same however many there are.
 """
 
 from __future__ import annotations
@@ -13,15 +16,21 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from service.approximate import DEEP, FAR, NEAR, ApproximateIndex, Kind, Reach, held_out, rescored
+from service.approximate import DEEP, FAR, NEAR, ApproximateIndex, Kind, Reach, held_out, held_out_of, rescored
 from service.points import Vector
-from service.segments import best, search_exactly
+from service.segments import Segment, best, search_exactly
 
 BUILD_POINTS = (
     16_384  # points in the tail, from which on a main segment is worth its files; a start reads a tail in 0.1 s
 )
 BUILD_SHARE = (
-    0.05  # of the main segment: a tail of 50,000 beside a million costs 3 ms a search, and is folded in by then
+    0.02  # of the main segment: a tail of 20,000 beside a million costs 1 ms a search, and is folded in by then
+)
+EXTEND_POINTS = (
+    4096  # in the tail beside an index that gets them: 0.3 ms a search; adding so few to 100,000 takes seconds
+)
+MOST_GROWTH = (
+    2  # times what an index was built over: codes and lists are made for what was there, and a build costs as much then
 )
 DEAD_SHARE = 0.2  # of the main segment: beyond it, searches pass over too many tombstones (Qdrant's figure)
 EXACT_POINTS = 20_000  # up to here an exact search takes about 1 ms on one core, and nothing need be measured
@@ -41,9 +50,22 @@ EFFORTS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 153
 BLOCK = 65_536  # vectors added or compared at a time: 100 MB of 384-d ones
 
 
-def needs_build(tail: int, main: int, dead: int) -> bool:
+def needs_build(main: Segment | None, tail: int) -> bool:
     """Say whether the points in the tail, or the tombstones in the main segment, are worth a new main segment."""
-    return tail > max(BUILD_POINTS, BUILD_SHARE * main) or dead > max(BUILD_POINTS, DEAD_SHARE * main)
+    count = 0 if main is None else main.count
+    least = EXTEND_POINTS if main is not None and main.approximate is not None else BUILD_POINTS
+    return tail > max(least, BUILD_SHARE * count) or (main is not None and _outlived(main))
+
+
+def may_extend(main: Segment | None, tail: int) -> bool:
+    """Say whether the index of a main segment may get the points of the tail, rather than be built anew with them."""
+    if main is None or main.approximate is None or _outlived(main):
+        return False
+    return main.count + tail <= MOST_GROWTH * main.approximate.reach.built
+
+
+def _outlived(main: Segment) -> bool:
+    return main.dead > max(BUILD_POINTS, DEAD_SHARE * main.count)
 
 
 def wants_approximate(count: int) -> bool:
@@ -58,11 +80,27 @@ def build(vectors: Vector) -> tuple[Any, Reach] | None:
         index = _hnsw(vectors) if kind == "hnsw" else _ivf(vectors)
         for start in range(0, len(vectors), BLOCK):
             index.add(_without(vectors, held, start))
-        reach = measure(kind, index, vectors)
+        reach = measure(kind, index, len(vectors), vectors, held)
         if reach is not None:
             index.add(vectors[held])
             return index, reach
     return None
+
+
+def extend(index: Any, reach: Reach, vectors: Vector) -> Reach | None:  # noqa: ANN401 - FAISS has no types
+    """Add to an index over the first of unit vectors [N, D] the others; return what it needs now, None where no effort is enough.
+
+    The last of the new ones are its queries before it gets them.
+    """
+    known = int(index.ntotal)
+    held = np.arange(len(vectors) - held_out_of(len(vectors) - known), len(vectors))
+    for start in range(known, held[0], BLOCK):
+        index.add(np.ascontiguousarray(vectors[start : min(start + BLOCK, held[0])]))
+    found = measure(reach.kind, index, reach.built, vectors, held)
+    if found is None:
+        return None
+    index.add(vectors[held])
+    return reach.widened(found)
 
 
 def _without(vectors: Vector, held: npt.NDArray[np.int64], start: int) -> Vector:
@@ -96,22 +134,30 @@ def _some(vectors: Vector, count: int) -> Vector:
     return vectors[np.sort(np.random.default_rng(len(vectors)).choice(len(vectors), count, replace=False))]
 
 
-def measure(kind: Kind, index: Any, vectors: Vector) -> Reach | None:  # noqa: ANN401 - FAISS has no types
-    """Return the effort that an index needs; None where none of EFFORTS is enough for the FAR."""
-    held = held_out(len(vectors))
+def measure(
+    kind: Kind,
+    index: Any,  # noqa: ANN401 - FAISS has no types
+    built: int,
+    vectors: Vector,
+    held: npt.NDArray[np.int64],
+) -> Reach | None:
+    """Return the effort that an index needs which has all vectors but the held; None where none of EFFORTS is enough for the FAR."""
     queries = vectors[held]
     truth = _nearest(vectors, held, min(DEEP, len(vectors) - len(held)))
-    reached = {k: _reached(kind, index, vectors, queries, truth, k) for k in (NEAR, FAR, DEEP) if k <= truth.shape[1]}
+    reached = {
+        k: _reached(kind, index, built, vectors, queries, truth, k) for k in (NEAR, FAR, DEEP) if k <= truth.shape[1]
+    }
     near, far, deep = (reached.get(k) for k in (NEAR, FAR, DEEP))
     if near is None or far is None:
         return None
     far_effort = max(near[0], far[0])
-    return Reach(kind, near[0], far_effort, None if deep is None else max(far_effort, deep[0]), near[1])
+    return Reach(kind, near[0], far_effort, None if deep is None else max(far_effort, deep[0]), near[1], built)
 
 
 def _reached(
     kind: Kind,
     index: Any,  # noqa: ANN401 - FAISS has no types
+    built: int,
     vectors: Vector,
     queries: Vector,
     truth: Vector,
@@ -121,7 +167,7 @@ def _reached(
     for effort in EFFORTS:
         if kind == "hnsw" and effort < rescored(k):
             continue  # a graph that returns so many keeps at least as many in sight
-        approximate = ApproximateIndex(index, len(vectors), Reach(kind, effort, effort, effort, 0.0))
+        approximate = ApproximateIndex(index, len(vectors), Reach(kind, effort, effort, effort, 0.0, built))
         recall, error = _recall(approximate, vectors, queries, truth, k)
         if recall - error >= TARGET_RECALL + MARGIN:
             return effort, recall

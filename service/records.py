@@ -125,11 +125,12 @@ class Records:
                 None if isinstance(r.label, Unset) else r.label,
                 None if isinstance(r.payload, Unset) else r.payload,
                 *_source_columns(r.source),
+                int(r.picture is not None),
             )
             for row, r in enumerate(records, start=first)
         ]
         connection.executemany(
-            f"INSERT INTO points ({COLUMNS}, crc32) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own names
+            f"INSERT INTO points ({COLUMNS}, crc32) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own names
             [(*row, checksum(*row)) for row in rows],
         )
         blobs = [vector.tobytes() for vector in vectors.astype("<f4", copy=False)]
@@ -219,13 +220,13 @@ class Records:
 
     def picture(self, connection: sqlite3.Connection, id_: str) -> bytes | None:
         """Return the picture kept for a point, or None. Raises PointMissing."""
-        row = self._row(connection, id_).row
-        found = connection.execute("SELECT picture, crc32 FROM pictures WHERE row = ?", (row,)).fetchone()
-        if found is None:
+        point = self._row(connection, id_)
+        if not point.pictured:
             return None
-        picture, crc = found
+        found = connection.execute("SELECT picture, crc32 FROM pictures WHERE row = ?", (point.row,)).fetchone()
+        picture, crc = found or (b"", -1)  # a checksum that nothing has: it got lost
         if crc is not None and zlib.crc32(picture) != crc:  # None: from before there were checksums
-            raise damaged(row)
+            raise damaged(point.row)
         return bytes(picture)
 
     def stored(self, connection: sqlite3.Connection, condition: Condition) -> dict[str, Stored]:
@@ -329,7 +330,7 @@ def _inheriting(there: PointRow, record: Record) -> Record:
     )
 
 
-def _source_columns(source: Source | None) -> tuple[str, int, int] | tuple[None, None, None]:
+def _source_columns(source: Source | None) -> tuple[str | None, int | None, int | None]:
     return (None, None, None) if source is None else (source.path, source.size, source.mtime_ns)
 
 

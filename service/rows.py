@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 from service.errors import LibraryInvalid
 
-COLUMNS = "row, collection, id, content_hash, label, payload, source_path, source_size, source_mtime_ns"
+COLUMNS = "row, collection, id, content_hash, label, payload, source_path, source_size, source_mtime_ns, pictured"
 
 
 class PointRow(NamedTuple):
-    """The columns of a row of `points`, in the order of COLUMNS; the payload is JSON text."""
+    """The columns of a row of `points`, in the order of COLUMNS; the payload is JSON text.
+
+    `pictured` says that a picture is kept, so that one that got lost is not taken for none.
+    """
 
     row: int
     collection: int
@@ -24,6 +27,7 @@ class PointRow(NamedTuple):
     source_path: str | None
     source_size: int | None
     source_mtime_ns: int | None
+    pictured: int
 
 
 def checksum(
@@ -36,12 +40,16 @@ def checksum(
     source_path: str | None,
     source_size: int | None,
     source_mtime_ns: int | None,
+    pictured: int = 0,
 ) -> int:
-    """Return the CRC-32 of a row. Its number is part of it: content that turns up under another row is damage too."""
+    """Return the CRC-32 of a row. Its number is part of it: content that turns up under another row is damage too.
+
+    That of a row without a picture is as it was before rows said so.
+    """
     # no text of a row is empty or holds U+0000, so that no two rows are written alike
     text = (
         f"{row}\0{collection}\0{id_}\0{label or ''}\0{payload or ''}\0{source_path or ''}\0"
-        f"{source_size}\0{source_mtime_ns}\0"
+        f"{source_size}\0{source_mtime_ns}\0{'pictured' if pictured else ''}"
     )
     return zlib.crc32(content_hash, zlib.crc32(text.encode()))
 

@@ -31,7 +31,7 @@ from service.index_build import INDEX, VECTORS
 from service.points import Vector
 from service.segments import Rows, Segment
 
-FORMAT = 1
+FORMAT = 2
 ROWS, MANIFEST = "rows.i64", "manifest.json"
 FLUSH_BYTES = 64 * 2**20  # written between two flushes: a commit that waits behind one waits for tens of milliseconds
 MAX_MANIFEST_BYTES = 64 * 1024  # ours have one

@@ -24,8 +24,8 @@ def read_vectors(connection: sqlite3.Connection, after: Mapping[int, int]) -> It
     if not after:
         return
     found = connection.execute(
-        "SELECT c.collection, c.dimension, p.row, v.vector, v.crc32 FROM points AS p CROSS JOIN vectors AS v"
-        " ON v.row = p.row JOIN collections AS c ON c.collection = p.collection WHERE p.row > ?1"
+        "SELECT c.collection, c.dimension, p.row, v.vector, v.crc32 FROM points AS p LEFT JOIN vectors AS v"
+        " ON v.row = p.row CROSS JOIN collections AS c ON c.collection = p.collection WHERE p.row > ?1"
         " AND (?2 IS NULL OR p.row > (SELECT value FROM json_each(?2) WHERE key = CAST(p.collection AS TEXT)))"
         " ORDER BY p.row",
         (min(after.values()), None if len(set(after.values())) == 1 else json.dumps(after)),
@@ -65,8 +65,8 @@ def vectors_of_rows(connection: sqlite3.Connection, rows: Rows, dimension: int) 
     return _stacked([blob for _, blob, _ in found], dimension)
 
 
-def _check(row: int, blob: bytes, crc: int, dimension: int) -> None:
-    if len(blob) != 4 * dimension or zlib.crc32(blob) != crc:
+def _check(row: int, blob: bytes | None, crc: int | None, dimension: int) -> None:
+    if blob is None or len(blob) != 4 * dimension or zlib.crc32(blob) != crc:
         raise LibraryInvalid(f"the vector of row {row} is damaged; restore a backup.")
 
 

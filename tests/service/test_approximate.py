@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,7 +14,8 @@ import numpy.typing as npt
 import pytest
 
 from service import index_build, planner
-from service.approximate import ApproximateIndex, Reach, held_out
+from service.approximate import ApproximateIndex, Kind, Reach, held_out
+from service.child import ChildFailed
 from service.chosen import Chosen, packed
 from service.errors import ServiceError
 from service.points import Vector, unit_rows
@@ -121,13 +123,13 @@ def test_few_chosen_and_many_wanted_are_compared_one_by_one() -> None:
     class Million:
         nlist = 4000
 
-    graph = ApproximateIndex(Million, 1_000_000, Reach("hnsw", near=50, far=200, deep=1500, recall=0.99))
+    graph = ApproximateIndex(Million, 1_000_000, Reach("hnsw", near=50, far=200, deep=1500, recall=0.99, built=10**6))
     assert graph.sight(10, 1_000_000) == 10
     assert graph.sight(10, 500_000) == 40
     assert graph.sight(10, 1_000) is None
     assert graph.sight(1000, 100_000) is None
     assert graph.sight(1000, 1_000_000) == 1000
-    lists = ApproximateIndex(Million, 1_000_000, Reach("ivf", near=20, far=40, deep=None, recall=0.99))
+    lists = ApproximateIndex(Million, 1_000_000, Reach("ivf", near=20, far=40, deep=None, recall=0.99, built=10**6))
     assert lists.sight(10, 1_000_000) == 10
     assert lists.sight(10, 5_000) is None
     assert lists.sight(100, 1_000_000) == 100
@@ -178,6 +180,57 @@ def test_measured_recall_is_that_of_queries_nobody_has_seen(
     assert abs(measured - recall(view, clustered[2], 10)) < 0.01
 
 
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_an_index_gets_more_vectors_and_finds_them_as_well(
+    kind: Kind,
+    clustered: tuple[Vector, npt.NDArray[np.int64], Vector],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors, _, queries = clustered
+    monkeypatch.setattr(planner, "KINDS", (kind,))
+    index, reach = planner.build(vectors[:8_000])
+    for end in (9_000, 9_001, N):
+        reach = planner.extend(index, reach, vectors[:end])
+        assert reach is not None
+        assert (reach.kind, reach.built, index.ntotal) == (kind, 8_000, end)
+    approximate = ApproximateIndex(index, N, reach)
+    scores, at, _ = approximate.search(vectors, queries, 10, 10, None)
+    np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[at]), atol=1e-6)
+    truth = np.sort(queries @ vectors.T, axis=1)[:, -10]
+    assert np.mean(scores >= truth[:, None] - 1e-6) >= 0.985
+    _, at, _ = approximate.search(vectors, vectors, 1, 10, None)
+    assert np.mean(at[:, 0] == np.arange(N)) >= 0.99
+
+
+def test_an_index_that_can_find_no_more_in_what_is_added_is_built_anew(
+    clustered: tuple[Vector, npt.NDArray[np.int64], Vector], tmp_path: Path
+) -> None:
+    vectors, _, _ = clustered
+    index, reach = planner.build(vectors[:8_000])
+    with patch.object(planner, "EFFORTS", (1,)):
+        assert planner.extend(index, reach, vectors) is None
+    folder, more = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    more.mkdir()
+    vectors[:8_000].tofile(folder / index_build.VECTORS)
+    vectors.tofile(more / index_build.VECTORS)
+    built = index_build.build(folder, D, 1, lambda: None)
+    assert built is not None
+    there = ApproximateIndex.read(folder / index_build.INDEX, built)
+    extended = index_build.build(more, D, 1, lambda: None, there)
+    assert extended is not None
+    assert extended.built == 8_000
+    with patch.object(planner, "extend", return_value=None):
+        index_build.main(index_build._Task(str(more), D, 1, str(there.path), asdict(built)))
+    assert json.loads((more / index_build.REACH).read_bytes())["built"] == N
+
+
+def test_what_both_need_is_the_greater_effort_and_the_lesser_recall() -> None:
+    one, other = Reach("hnsw", 16, 128, 1024, 0.995, 100), Reach("hnsw", 24, 96, None, 0.993, 100)
+    assert one.widened(other) == Reach("hnsw", 24, 128, None, 0.993, 100)
+
+
 def test_a_build_that_is_not_wanted_any_more_leaves_no_process(tmp_path: Path) -> None:
     np.random.default_rng(0).normal(size=(200_000, 32)).astype("<f4").tofile(tmp_path / index_build.VECTORS)
     looks = []
@@ -194,7 +247,7 @@ def test_a_build_that_is_not_wanted_any_more_leaves_no_process(tmp_path: Path) -
 
 
 def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
-    with pytest.raises(index_build.BuildFailed, match=r"vectors\.f32"):
+    with pytest.raises(ChildFailed, match=r"vectors\.f32"):
         index_build.build(tmp_path, 32, 1, lambda: None)
 
 
@@ -224,20 +277,23 @@ def children(pid: int | None = None) -> set[int]:
 
 @pytest.mark.parametrize("count", [10, 11, 399, 5_000])
 def test_every_vector_is_found_under_its_own_position(count: int) -> None:
-    """Those too that were held out while the index was measured, and stand last in it."""
+    """Those too that were held out while the index was measured, and those that were added later."""
     x = unit_rows(np.random.default_rng(count).normal(size=(count, 8)), 8)
     held = held_out(count)
     assert len(held) == min(400, max(1, count // 10))
     flat = faiss.IndexFlatIP(8)
     flat.add(np.delete(x, held, axis=0))
     flat.add(x[held])
-    index = ApproximateIndex(flat, count, Reach("hnsw", 64, 64, 64, 1.0))
-    places = np.arange(count)[:, None]
-    np.testing.assert_array_equal(x[index._positions(places)[:, 0]], flat.reconstruct_n(0, count))
+    later = unit_rows(np.random.default_rng(0).normal(size=(7, 8)), 8)
+    flat.add(later)
+    index = ApproximateIndex(flat, count + 7, Reach("hnsw", 64, 64, 64, 1.0, count))
+    places = np.arange(count + 7)[:, None]
+    x = np.concatenate([x, later])
+    np.testing.assert_array_equal(x[index._positions(places)[:, 0]], flat.reconstruct_n(0, count + 7))
     assert index._positions(np.array([[-1, 0]]))[0, 0] == -1
 
 
 def test_reach_is_plain_enough_for_a_manifest() -> None:
-    reach = Reach("hnsw", 16, 128, None, 0.995)
+    reach = Reach("hnsw", 16, 128, None, 0.995, 20_000)
     assert Reach(**json.loads(json.dumps(reach.__dict__))) == reach
-    assert not issubclass(index_build.BuildFailed, ServiceError)
+    assert not issubclass(ChildFailed, ServiceError)

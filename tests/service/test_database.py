@@ -1,11 +1,14 @@
+import contextlib
 import resource
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from faults.library.disks import mounted
 
 from service.database import Database
 from service.errors import LibraryInvalid, PointMissing, ServiceError, StorageFailed, StorageFull
@@ -160,11 +163,90 @@ def test_closing_finishes_the_writes_that_wait(tmp_path: Path) -> None:
     assert all(w.result(0) == 1 for w in writes)
 
 
-def test_many_commits_are_folded_into_the_database(tmp_path: Path, database: Database) -> None:
+def test_many_commits_are_folded_into_the_database(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.database.CHECKPOINT_BYTES", 2 * 10**6)
     for i in range(200):
         database.write(note(f"{i}" + "x" * 20_000))
     assert (tmp_path / "library.sqlite3").stat().st_size > 10**6
-    assert (tmp_path / "library.sqlite3-wal").stat().st_size < 8 * 10**6  # without folding: 18 * 10**6
+    assert (tmp_path / "library.sqlite3-wal").stat().st_size < 3 * 10**6  # without folding: 18 * 10**6
+
+
+def test_a_log_that_a_reader_holds_up_grows_and_is_folded_again_only_when_it_has_grown(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.database.CHECKPOINT_BYTES", 10**6)
+    folds = 0
+    checkpoint = Database._checkpoint
+
+    def counted(self: Database, mode: Literal["PASSIVE", "TRUNCATE"]) -> None:
+        nonlocal folds
+        folds += 1
+        checkpoint(self, mode)
+
+    monkeypatch.setattr(Database, "_checkpoint", counted)
+    with database.snapshot() as connection:
+        connection.execute("SELECT count(*) FROM notes").fetchone()
+        for i in range(300):
+            database.write(note(f"{i}" + "x" * 10_000))
+        assert 3 <= folds <= (tmp_path / "library.sqlite3-wal").stat().st_size / 10**6
+    for i in range(300, 400):
+        database.write(note(f"{i}" + "x" * 10_000))
+    assert (tmp_path / "library.sqlite3-wal").stat().st_size < 2 * 10**6
+    assert len(notes(database)) == 400
+
+
+def test_a_full_disk_gets_back_what_the_log_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mounted(tmp_path / "disk", "size=4m") as disk, contextlib.closing(Database(disk / "library.sqlite3")) as full:
+        full.write(lambda c: c.execute("CREATE TABLE notes (note TEXT UNIQUE)"))
+
+        def fill() -> None:
+            for i in range(10**6):
+                full.write(note(f"{i}" + "x" * 100))
+
+        with pytest.raises(StorageFull):
+            fill()
+        before = len(notes(full))
+        assert (disk / "library.sqlite3-wal").stat().st_size < 10**5
+        assert before > 10_000
+        full.write(lambda c: c.execute("DELETE FROM notes WHERE note LIKE '%0'"))
+        for i in range(100):
+            full.write(note(f"more {i}"))
+        assert len(notes(full)) == before + 100
+
+
+def test_a_write_that_meets_damage_says_so_and_is_the_last(tmp_path: Path, database: Database) -> None:
+    def meet(_: sqlite3.Connection) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    with pytest.raises(LibraryInvalid, match="restore a backup"):
+        database.write(meet)
+    assert not database.writable
+    with pytest.raises(StorageFailed, match="damaged"):
+        database.write(note("later"))
+
+
+@pytest.mark.parametrize("change", ["replace(sql, 'fingerprint TEXT', 'fingerprinu TEXT')", "CAST(x'63ff' AS TEXT)"])
+def test_a_library_whose_schema_is_damaged_is_refused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "library.sqlite3"
+    Database(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(f"UPDATE sqlite_schema SET sql = {change} WHERE name = 'collections'")
+        connection.commit()
+    with pytest.raises(LibraryInvalid):
+        Database(path)
+
+
+def test_an_index_that_somebody_added_is_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "library.sqlite3"
+    Database(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE INDEX theirs ON points (source_path)")
+    Database(path).close()
 
 
 def test_readers_give_their_connections_back(tmp_path: Path, database: Database) -> None:

@@ -9,9 +9,9 @@ from sklearn.cluster import HDBSCAN
 
 from service import density, hdbscan_process
 from service.centroids import NOISE, Centroids
+from service.child import ChildFailed
 from service.density import cluster_by_density, sampled_size
 from service.errors import JobCancelled
-from service.hdbscan_process import ClusteringFailed
 from service.points import Vector, unit_rows
 
 GROUPS, EACH, STRANGERS = 5, 40, 20
@@ -93,7 +93,7 @@ def test_stopping_ends_the_child_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         children.append(start(*args, **options))  # type: ignore[call-overload]
         return children[-1]
 
-    monkeypatch.setattr(hdbscan_process.subprocess, "Popen", remember)
+    monkeypatch.setattr("service.child.subprocess.Popen", remember)
     asked = time.monotonic()
 
     def stop(share: float) -> None:
@@ -104,13 +104,13 @@ def test_stopping_ends_the_child_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(JobCancelled):
         cluster_by_density(vectors, 5, stop)
     assert time.monotonic() - asked < 5
-    [child] = children
-    assert child.returncode is not None
-    assert child.returncode < 0
+    [started] = children
+    assert started.returncode is not None
+    assert started.returncode < 0
 
 
 def test_a_child_that_fails_says_why() -> None:
-    with pytest.raises(ClusteringFailed, match="ValueError"):
+    with pytest.raises(ChildFailed, match="ValueError"):
         hdbscan_process.hdbscan(np.full((10, 2), np.nan, np.float32), 5, lambda: None)
 
 

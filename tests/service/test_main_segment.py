@@ -159,6 +159,108 @@ def test_tombstones_alone_are_reason_enough_to_build_anew(tmp_path: Path) -> Non
         agrees(collection, {f"{i:05d}": v for i, v in enumerate(x) if i >= 250})
 
 
+def built(collection: Collection) -> int:
+    """Return how many vectors the index of the main segment was first built over."""
+    main = collection.subject.index.view().main
+    assert main is not None
+    assert main.approximate is not None
+    return main.approximate.reach.built
+
+
+def finds(collection: Collection, known: dict[str, Vector]) -> None:
+    """Check that searches find each point by its own vector, and nothing that is not there."""
+    assert len(collection.subject.index.view()) == collection.count() == len(known)
+    ids = sorted(known)
+    found = [hits[0].id for hits in collection.query(np.stack([known[i] for i in ids]), 1)]
+    assert np.mean([a == b for a, b in zip(found, ids, strict=True)]) >= 0.99
+    assert set(found) <= set(ids)
+    exact = [hits[0].id for hits in collection.query(np.stack([known[i] for i in ids]), 1, exact=True)]
+    assert exact == ids
+
+
+def test_an_index_grows_with_its_collection_until_it_has_doubled(tmp_path: Path) -> None:
+    x = clustered(3_000)
+    known = {f"{i:05d}": v for i, v in enumerate(x[:1_200])}
+    with Library.open(tmp_path) as library, patch("service.planner.EXTEND_POINTS", 100):
+        collection = library.create("c", "f", D)[0]
+        with patch("service.planner.BUILD_POINTS", 1_150):  # no build begins before
+            put(collection, x[:1_200])
+            settled(collection)
+        first = built(collection)
+        gone = [f"{i:05d}" for i in range(0, 1_200, 10)]
+        collection.delete(ids=gone)
+        known = {i: v for i, v in known.items() if i not in gone}
+        put(collection, x[1_200:1_400], first=1_200)
+        known |= {f"{i:05d}": v for i, v in enumerate(x[1_200:1_400], start=1_200)}
+        settled(collection)
+        assert built(collection) == first, "it was added to"
+        main = collection.subject.index.view().main
+        assert main is not None
+        assert main.dead == len(gone), "tombstones stay"
+        finds(collection, known)
+    with Library.open(tmp_path) as library, patch("service.planner.EXTEND_POINTS", 100):
+        collection = library.collection("c")
+        assert built(collection) == first
+        finds(collection, known)
+        put(collection, x[1_400:], first=1_400)
+        known |= {f"{i:05d}": v for i, v in enumerate(x[1_400:], start=1_400)}
+        settled(collection)
+        assert built(collection) > first, "it had doubled"
+        finds(collection, known)
+
+
+def test_what_is_deleted_while_an_index_grows_is_gone(tmp_path: Path) -> None:
+    x = clustered(1_500)
+    begun, go = threading.Event(), threading.Event()
+    from service import index_build
+
+    build = index_build.build
+
+    def slow(*arguments: Any) -> Any:  # noqa: ANN401 - what it takes the place of
+        begun.set()
+        assert go.wait(30)
+        return build(*arguments)
+
+    with Library.open(tmp_path) as library, patch("service.planner.EXTEND_POINTS", 100):
+        collection = library.create("c", "f", D)[0]
+        with patch("service.planner.BUILD_POINTS", 1_250):  # no build begins before
+            put(collection, x[:1_300])
+            settled(collection)
+        first = built(collection)
+        with patch("service.index_build.build", slow):
+            put(collection, x[1_300:1_450], first=1_300)
+            assert begun.wait(30)
+            gone = ["00000", "00700", "01299", "01300", "01400"]
+            collection.delete(ids=gone)
+            put(collection, x[1_450:], first=1_450)
+            go.set()
+            settled(collection)
+        known = {f"{i:05d}": v for i, v in enumerate(x) if f"{i:05d}" not in gone}
+        assert built(collection) == first
+        finds(collection, known)
+    with Library.open(tmp_path) as library:
+        finds(library.collection("c"), known)
+
+
+def test_after_a_build_that_failed_the_next_relies_on_nothing_that_was_there(tmp_path: Path) -> None:
+    x = clustered(1_600)
+    with Library.open(tmp_path) as library, patch("service.planner.EXTEND_POINTS", 100):
+        collection = library.create("c", "f", D)[0]
+        with patch("service.planner.BUILD_POINTS", 1_250):
+            put(collection, x[:1_300])
+            settled(collection)
+        first = built(collection)
+        there = index_folder(tmp_path) / "index.faiss"
+        there.unlink()  # searches go on with the one that they have open
+        there.write_bytes(b"not an index")
+        put(collection, x[1_300:1_450], first=1_300)
+        settled(collection)
+        put(collection, x[1_450:], first=1_450)
+        settled(collection)
+        assert built(collection) > first
+        finds(collection, {f"{i:05d}": v for i, v in enumerate(x)})
+
+
 def test_a_start_reads_only_the_tail_from_the_database(closed: Path, known: dict[str, Vector]) -> None:
     with patch("service.library.read_vectors", side_effect=lambda _connection, after: iter(read(after))):
         seen: dict[int, int] = {}
@@ -212,7 +314,7 @@ def damage(folder: Path, how: str) -> None:
             manifest["belonging"]["fingerprint"] = "g"
             (folder / "manifest.json").write_text(json.dumps(manifest))
         case "of another format":
-            manifest["format"] = 2
+            manifest["format"] += 1
             (folder / "manifest.json").write_text(json.dumps(manifest))
         case "from the future":
             manifest["tick"] = 10**9

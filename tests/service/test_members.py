@@ -16,14 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import clusterings
-from service.database import Database
 from service.errors import ClusteringMissing, CollectionMissing
 from service.filters import Filter, Match
 from service.grouping import Recipe
 from service.library import DATABASE_NAME, Collection, Library
-from service.migrations import MIGRATIONS, TALLIES
+from service.migrations import MIGRATIONS, TALLIES, migrate
 from service.points import NewPoint, Point, hash_vector, unit_rows
-from service.rows import COLUMNS, checksum
+from service.rows import checksum
 
 D, K = 6, 3
 
@@ -275,8 +274,9 @@ def test_a_clustering_of_an_older_library_keeps_its_members_and_follows_from_now
 ) -> None:
     before = MIGRATIONS[: MIGRATIONS.index(TALLIES)]
     monkeypatch.setattr("service.migrations.MIGRATIONS", before)
-    with contextlib.closing(Database(tmp_path / DATABASE_NAME)) as old:
-        old.write(older_clustering)
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)) as old:
+        migrate(old)
+        older_clustering(old)
     monkeypatch.undo()
     with Library.open(tmp_path) as library:
         collection = library.collection("c")
@@ -297,10 +297,10 @@ def older_clustering(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO collections VALUES (1, 'c', 'f', ?, 'none', 0)", (D,))
     for row, label in ((1, "a"), (2, None), (3, "b")):
         vector = np.eye(D, dtype="<f4")[row % 2].tobytes()
-        columns = (row, 1, f"r{row}", b"h", label, None, None, None, None)
+        columns = (row, 1, f"r{row}", b"h", label)
         connection.execute(
-            f"INSERT INTO points ({COLUMNS}, crc32) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*columns, checksum(*columns)),
+            "INSERT INTO points (row, collection, id, content_hash, label, crc32) VALUES (?, ?, ?, ?, ?, ?)",
+            (*columns, checksum(*columns, None, None, None, None)),
         )
         connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", (row, vector, zlib.crc32(vector)))
     connection.execute(

@@ -1,3 +1,5 @@
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from sqlite3 import Connection
@@ -8,8 +10,10 @@ import pytest
 from service.database import Database
 from service.errors import CollectionMissing, LibraryInvalid, PointConflict, PointMissing
 from service.filters import Filter, Ids
+from service.migrations import MIGRATIONS, PICTURED, migrate
 from service.points import UNSET, Source, Unset, Vector, unit_rows
 from service.records import Change, Record, Records, read_epoch
+from service.rows import checksum
 from service.stored_vectors import read_vectors
 
 EVERYTHING = Filter()
@@ -138,10 +142,10 @@ def test_vectors_are_read_back_bit_for_bit_by_collection(database: Database, rec
     assert [v for _, v in found.values()] == [vector(i).tolist() for i in (0, 1, 2, 3, 4, 9)]
 
 
-@pytest.mark.parametrize("damage", ["vector = zeroblob(12)", "vector = x'00'", "crc32 = crc32 + 1"])
+@pytest.mark.parametrize("damage", ["vector = zeroblob(12)", "vector = x'00'", "crc32 = crc32 + 1", "gone"])
 def test_a_damaged_vector_is_refused(database: Database, records: Records, damage: str) -> None:
     put(database, records, record("a", 1))
-    database.write(lambda c: c.execute(f"UPDATE vectors SET {damage}"))
+    database.write(lambda c: c.execute("DELETE FROM vectors" if damage == "gone" else f"UPDATE vectors SET {damage}"))
     with database.snapshot() as connection, pytest.raises(LibraryInvalid, match="damaged"):
         list(read_vectors(connection, {1: 0}))
 
@@ -160,6 +164,7 @@ DAMAGED_POINTS = [
     "crc32 = crc32 + 1",
     "content_hash = 'text'",
     "row = row + 1",
+    "pictured = 1",
 ]
 
 
@@ -204,6 +209,34 @@ def test_a_damaged_picture_is_refused_and_one_from_before_checksums_is_shown(
                     records.picture(connection, "a")
             else:
                 assert records.picture(connection, "a")
+
+
+def test_a_picture_that_got_lost_is_not_taken_for_none(database: Database, records: Records) -> None:
+    put(database, records, record("a", 1, picture=b"picture"), record("b", 2))
+    database.write(lambda c: c.execute("DELETE FROM pictures"))
+    with database.snapshot() as connection:
+        assert records.picture(connection, "b") is None
+        with pytest.raises(LibraryInvalid, match="damaged"):
+            records.picture(connection, "a")
+
+
+def test_pictures_of_an_older_library_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "library.sqlite3"
+    monkeypatch.setattr("service.migrations.MIGRATIONS", MIGRATIONS[: MIGRATIONS.index(PICTURED)])
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as old:
+        migrate(old)
+        old.execute("INSERT INTO collections VALUES (1, 'c', 'f', 3, 'image', 0)")
+        for row, id_ in ((1, "a"), (2, "b")):
+            columns = (row, 1, id_, b"h", None, None, None, None, None)
+            old.execute(
+                "INSERT INTO points (row, collection, id, content_hash, crc32) VALUES (?, ?, ?, ?, ?)",
+                (*columns[:4], checksum(*columns)),
+            )
+        old.execute("INSERT INTO pictures VALUES (2, x'01', NULL)")
+    monkeypatch.undo()
+    with contextlib.closing(Database(path)) as now, now.snapshot() as connection:
+        records = Records(1, 3)
+        assert [records.picture(connection, id_) for id_ in ("a", "b")] == [None, b"\1"]
 
 
 def test_every_change_keeps_the_checksum(database: Database, records: Records) -> None:

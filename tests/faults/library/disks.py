@@ -111,7 +111,7 @@ def fill_up(disk: Path, times: int, seed: int) -> Filled:
             bulk = Bulk(library.create("c", "f", DIMENSION)[0], draw)
             assert bulk.put()
             for _ in range(times):
-                left = draw.choice([0, 1, draw.randrange(2**12), draw.randrange(2**16), draw.randrange(2**21)])
+                left = draw.choice([0, 1, draw.randrange(2**12), draw.randrange(2**16), draw.randrange(2**18)])
                 _fill(filler, left)
                 for _ in range(20):
                     if bulk.put():

@@ -1,0 +1,72 @@
+"""Child processes for long work: at a low priority, watched, and gone when the service is.
+
+In processes of their own, because such work takes every core for minutes, cannot be interrupted, or holds the interpreter lock for
+seconds at a time. Stopping it means ending the child, and what it does to its memory is nobody else's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from tempfile import TemporaryFile
+from typing import IO
+
+# A tenth of what a search gets where both want a core: at 19, or idle only, a busy service would never be done.
+NICENESS = 10
+LOOK_S = 0.1  # seconds between two looks at whether to stop
+SAID_BYTES = 500  # of a complaint's end: the last line of a traceback
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildFailed(Exception):
+    """The child ended badly; the message says how."""
+
+
+def run_child(
+    module: str,
+    arguments: Sequence[str],
+    check: Callable[[], None],
+    stdin: IO[bytes] | None = None,
+    stdout: IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run `python -m module ARGUMENTS PARENT` to its end; it calls `give_way(PARENT)` first.
+
+    `check` is called ten times a second and may raise to stop the child. Raises ChildFailed.
+    """
+    command = [sys.executable, "-m", module, *arguments, str(os.getpid())]
+    everything = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(environment or {})}
+    with TemporaryFile() as complaint:  # a pipe would have to be attended to
+        child = subprocess.Popen(  # noqa: S603 - our own words
+            command,
+            stdin=stdin or subprocess.DEVNULL,
+            stdout=stdout or complaint,
+            stderr=complaint,
+            env=everything,
+        )
+        try:
+            while child.poll() is None:
+                check()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(LOOK_S)
+        finally:
+            child.kill()
+            child.wait()
+        if child.returncode != 0:
+            complaint.seek(max(0, complaint.seek(0, os.SEEK_END) - SAID_BYTES))
+            lines = complaint.read().decode(errors="replace").strip().splitlines()
+            raise ChildFailed(f"{module} ended with {child.returncode}: {lines[-1] if lines else 'no word'}")
+
+
+def give_way(parent: int) -> None:
+    """Take a low priority, and end with the parent. For the child, before anything else."""
+    os.nice(NICENESS)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before we could ask
+            sys.exit("the parent is gone")
