@@ -25,7 +25,8 @@ from service.library import Collection, Library
 from service.points import NewPoint
 
 BATCH = 256  # points of a put
-GROWTH = 0.06  # of the points, put in later: more than the tail may hold, so that a build begins
+GROWTH = 0.025  # of the points, put in later: more than the tail may hold, so that a build begins
+LEAST_GROWTH = 5_000
 STEADY_QUERIES = 2_000
 FEWEST_QUERIES = 200  # of which a p99 says something
 BUILD_WATCH_S, MIXED_S = 120.0, 20.0
@@ -133,7 +134,7 @@ def while_building(collection: Collection, data: Data) -> None:
         return collection.query(query, 10)
 
     before = alone(search, queries)
-    count = max(int(GROWTH * len(data.vectors)), 20_000)
+    count = max(int(GROWTH * len(data.vectors)), LEAST_GROWTH)
     for start in range(0, count, BATCH):
         rows = range(start, min(start + BATCH, count))
         collection.put([new_point(len(data.vectors) + r, data.vectors[r], data.payload(r)) for r in rows])

@@ -212,6 +212,42 @@ class Outlier(BaseModel):
     label: str | None = None
 
 
+class Outliers(BaseModel):
+    """The points that stand alone most, farthest first."""
+
+    result: list[Outlier]
+
+
+class Clusterings(BaseModel):
+    """The clusterings of a collection, oldest first."""
+
+    result: list[dict[str, Any]]
+
+
+class Clustered(BaseModel):
+    """The id of a clustering that was made."""
+
+    clustering: str
+
+
+class Deleted(BaseModel):
+    """How many points were deleted."""
+
+    deleted: int
+
+
+class Counted(BaseModel):
+    """How many points there are."""
+
+    count: int
+
+
+class Started(BaseModel):
+    """The id of a job that goes on."""
+
+    job: str
+
+
 class Job(BaseModel):
     """Long work."""
 

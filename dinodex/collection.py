@@ -13,20 +13,26 @@ from numpy.typing import NDArray
 from dinodex.answers import (
     Classification,
     Cluster,
+    Clustered,
     ClusterHit,
+    Clusterings,
     ClusterOutlier,
     CollectionStats,
+    Counted,
+    Deleted,
     Duplicates,
     Evaluation,
     Hit,
     Job,
     LabelIssues,
     Outlier,
+    Outliers,
     Page,
     Point,
     PutOutcome,
+    Started,
 )
-from dinodex.connection import Connection, ImageLike, encode_id, image_bytes, image_part, in_chunks
+from dinodex.connection import Connection, ImageLike, M, encode_id, image_bytes, image_part, in_chunks, read_as
 from dinodex.errors import ClientError, JobFailed
 
 Filter = Mapping[str, Any]
@@ -34,6 +40,7 @@ Vector = Sequence[float] | NDArray[np.floating]
 
 PAGE = 1000  # points a request when all are listed: the service's limit
 JOB_WAIT_S = 30  # how long the request that starts a job waits for its end; then the job is asked after
+ACCEPTED = 202  # the status of a job that goes on
 POLL_S = 0.2  # between two looks at a job
 
 
@@ -135,12 +142,12 @@ class Collection:
     def delete(self, ids: Sequence[str] | None = None, *, where: Filter | None = None) -> int:
         """Delete points by their ids or by a filter; returns how many were there."""
         body = {"filter": dict(where)} if where is not None else {"ids": list(ids or [])}
-        return int(self._connection.send("POST", f"{self._path}/points/delete", json=body).json()["deleted"])
+        return self._connection.ask("POST", f"{self._path}/points/delete", Deleted, json=body).deleted
 
     def count(self, where: Filter | None = None) -> int:
         """Count the points, all or those of a filter."""
         body = _present(filter=where)
-        return int(self._connection.send("POST", f"{self._path}/points/count", json=body).json()["count"])
+        return self._connection.ask("POST", f"{self._path}/points/count", Counted, json=body).count
 
     def scroll(self, where: Filter | None = None, *, with_vector: bool = False) -> Iterator[Point]:
         """Yield every point in a stable order, a page a request."""
@@ -187,11 +194,11 @@ class Collection:
 
     def evaluate(self, ks: Sequence[int] = (1, 5, 10, 20, 50, 100, 200), **vote: Unpack[VoteOptions]) -> Evaluation:
         """Classify every labelled point by the others, for several k; wait for it and return the figures."""
-        return Evaluation.model_validate(self._job("classify/evaluate", {"ks": list(ks), **_spelled(vote)}))
+        return self._job("classify/evaluate", {"ks": list(ks), **_spelled(vote)}, Evaluation)
 
     def label_issues(self, k: int = 20, *, limit: int = 100, **vote: Unpack[VoteOptions]) -> LabelIssues:
         """Find labelled points whose neighbours vote for another label; wait for it and return the most suspicious."""
-        return LabelIssues.model_validate(self._job("label-issues", {"k": k, "limit": limit, **_spelled(vote)}))
+        return self._job("label-issues", {"k": k, "limit": limit, **_spelled(vote)}, LabelIssues)
 
     def cluster(
         self,
@@ -212,7 +219,7 @@ class Collection:
         body = _present(method=method, k=k, seed=seed, min_size=min_size)
         if method == "kmeans":
             body.setdefault("k", "auto")
-        return str(self._job("clusterings", body)["clustering"])
+        return self._job("clusterings", body, Clustered).clustering
 
     def duplicates(
         self,
@@ -226,16 +233,15 @@ class Collection:
         """Return groups of points whose cosine is `threshold` or more; `across` confines pairs to two values of `key`."""
         body = _present(threshold=threshold, key=key, limit=limit, exact=exact)
         body |= {"across": list(across)} if across is not None else {}
-        return Duplicates.model_validate(self._job("duplicates", body))
+        return self._job("duplicates", body, Duplicates)
 
     def outliers(self, *, k: int = 10, limit: int = 100, exact: bool = False) -> list[Outlier]:
         """Return the points farthest from their `k` nearest neighbours, farthest first."""
-        found = self._job("outliers", {"k": k, "limit": limit, "exact": exact})
-        return [Outlier.model_validate(each) for each in found["result"]]
+        return self._job("outliers", {"k": k, "limit": limit, "exact": exact}, Outliers).result
 
     def clusterings(self) -> list[dict[str, Any]]:
         """List the clusterings that were made."""
-        return list(self._connection.send("GET", f"{self._path}/clusterings").json()["result"])
+        return self._connection.ask("GET", f"{self._path}/clusterings", Clusterings).result
 
     def clusters(self, clustering: str) -> list[Cluster]:
         """List the clusters of a clustering, with their sizes, representatives and labels."""
@@ -275,11 +281,12 @@ class Collection:
         request = _target(image, vector, id, {"limit": limit})
         return self._connection.ask_list("POST", f"{self._clustering(clustering)}/query", ClusterHit, **request)
 
-    def _job(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _job(self, path: str, body: Mapping[str, Any], result: type[M]) -> M:
         """Start a job, wait for it, and return its result."""
-        answer = self._connection.send("POST", f"{self._path}/{path}", params={"wait_s": JOB_WAIT_S}, json=body)
-        found: dict[str, Any] = answer.json()
-        return self._wait(found["job"]) if answer.status_code == 202 else found
+        status, found = self._connection.ask_object(
+            "POST", f"{self._path}/{path}", params={"wait_s": JOB_WAIT_S}, json=body
+        )
+        return read_as(result, self._wait(read_as(Started, found).job) if status == ACCEPTED else found)
 
     def _wait(self, job_id: str) -> dict[str, Any]:
         while True:

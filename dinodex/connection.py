@@ -54,14 +54,14 @@ class Connection:
 
     def ask(self, method: str, path: str, answer: type[M], **request: Any) -> M:  # noqa: ANN401 - httpx's own arguments
         """Send a request and read its JSON answer as `answer`."""
-        return _read(answer, self._json(method, path, **request))
+        return read_as(answer, self.ask_object(method, path, **request)[1])
 
     def ask_list(self, method: str, path: str, item: type[M], **request: Any) -> list[M]:  # noqa: ANN401
         """Send a request and read the `result` of its JSON answer as a list of `item`."""
-        found = self._json(method, path, **request).get("result")
+        found = self.ask_object(method, path, **request)[1].get("result")
         if not isinstance(found, list):
             raise AnswerInvalid("the service's answer has no result; is it a dinodex service?")
-        return [_read(item, entry) for entry in found]
+        return [read_as(item, entry) for entry in found]
 
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401
         """Send a request.
@@ -86,7 +86,8 @@ class Connection:
         """Close the connections."""
         self._http.close()
 
-    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:  # noqa: ANN401
+    def ask_object(self, method: str, path: str, **request: Any) -> tuple[int, dict[str, Any]]:  # noqa: ANN401
+        """Send a request; return the status of its answer, and the answer as a JSON object."""
         answer = self.send(method, path, **request)
         try:
             found = answer.json()
@@ -94,7 +95,7 @@ class Connection:
             raise AnswerInvalid("the service answered something other than JSON; is it a dinodex service?") from error
         if not isinstance(found, dict):
             raise AnswerInvalid("the service's answer is not an object; is it a dinodex service?")
-        return found
+        return answer.status_code, found
 
 
 def encode_id(point_id: str) -> str:
@@ -124,7 +125,8 @@ def image_bytes(image: ImageLike) -> bytes:
         raise FileUnreadable(f"cannot read {image}: {error.strerror}; check the path.") from error
 
 
-def _read(model: type[M], data: object) -> M:
+def read_as(model: type[M], data: object) -> M:
+    """Return a part of an answer as a model. Raises AnswerInvalid."""
     try:
         return model.model_validate(data)
     except ValidationError as error:

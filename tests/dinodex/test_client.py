@@ -11,6 +11,7 @@ import pytest
 from pictures import encoded, picture, png_of
 
 from dinodex import Client
+from dinodex.collection import Collection
 from dinodex.connection import encode_id
 from dinodex.errors import (
     AnswerInvalid,
@@ -248,6 +249,28 @@ def test_every_status_has_its_error_with_the_service_s_words(status: int, kind: 
 def test_an_answer_of_another_program_is_recognised(body: bytes) -> None:
     with answering(200, body) as client, pytest.raises(AnswerInvalid, match="dinodex service"):
         client.collections()
+
+
+@pytest.mark.parametrize("status", [200, 202])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda c: c.evaluate(),
+        lambda c: c.label_issues(),
+        lambda c: c.cluster(2),
+        lambda c: c.duplicates(),
+        lambda c: c.outliers(),
+        lambda c: c.clusterings(),
+        lambda c: c.count(),
+        lambda c: c.delete(["a"]),
+    ],
+)
+def test_an_answer_of_another_program_to_anything_is_recognised(
+    ask: Callable[[Collection], object], status: int
+) -> None:
+    for body in (b"<html>", b"[]", b'{"other": 1}'):
+        with answering(status, body) as client, pytest.raises(AnswerInvalid, match="dinodex service"):
+            ask(client.collection("c"))
 
 
 def test_an_error_of_another_program_keeps_its_status() -> None:
