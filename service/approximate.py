@@ -143,24 +143,22 @@ class ApproximateIndex:
         else:
             parameters = faiss.SearchParametersIVF(nprobe=min(effort, self.index.nlist))
         _, at = self.index.search(queries, wanted, params=parameters)
-        return self._positions(at)
+        return self._position_of[at].astype(np.int64)
 
-    def _positions(self, at: Positions) -> Positions:
-        """Return the positions of what stands at these places of the index; -1 stays."""
+    @functools.cached_property
+    def _position_of(self) -> npt.NDArray[np.int32]:
+        """The position of what stands at each place of the index, and -1 at the end, for place -1."""
+        built = np.arange(self.reach.built, dtype=np.int32)
         held = held_out(self.reach.built)
-        first = self.reach.built - len(held)  # the place of the first that was held out
-        # before it, a place lies as many behind its position as held-out ones stand before it
-        moved = at + np.searchsorted(held - np.arange(len(held)), at, side="right")
-        last = held[np.clip(at - first, 0, len(held) - 1)]
-        # what was added later stands where it belongs
-        return np.where((at < 0) | (at >= self.reach.built), at, np.where(at < first, moved, last))
+        later = np.arange(self.reach.built, self.count, dtype=np.int32)
+        return np.concatenate([np.delete(built, held), built[held], later, np.array([-1], np.int32)])
 
     def _rescored(self, vectors: Vector, queries: Vector, at: Positions, k: int) -> tuple[Vector, Positions]:
         """Return the k best of the finds [Q, *] by their true cosines, equal ones by position."""
         scores = np.empty(at.shape, np.float32)
         for start in range(0, len(queries), BLOCK_QUERIES):
             block = slice(start, start + BLOCK_QUERIES)
-            scores[block] = np.einsum("qd,qkd->qk", queries[block], vectors[at[block]])
+            scores[block] = np.matmul(vectors[at[block]], queries[block][:, :, None])[:, :, 0]
         scores[at < 0] = -np.inf
         order = np.lexsort((at, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(at, order, axis=1)

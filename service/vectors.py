@@ -89,6 +89,8 @@ class View:
                     found.append(part)
         if not found:
             return np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), NO_ROW)
+        if len(found) == 1:
+            return found[0]
         return best([scores for scores, _ in found], [rows for _, rows in found], k)
 
     def vectors(self, rows: Rows) -> Vector:

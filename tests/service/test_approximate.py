@@ -287,10 +287,9 @@ def test_every_vector_is_found_under_its_own_position(count: int) -> None:
     later = unit_rows(np.random.default_rng(0).normal(size=(7, 8)), 8)
     flat.add(later)
     index = ApproximateIndex(flat, count + 7, Reach("hnsw", 64, 64, 64, 1.0, count))
-    places = np.arange(count + 7)[:, None]
     x = np.concatenate([x, later])
-    np.testing.assert_array_equal(x[index._positions(places)[:, 0]], flat.reconstruct_n(0, count + 7))
-    assert index._positions(np.array([[-1, 0]]))[0, 0] == -1
+    np.testing.assert_array_equal(x[index._position_of[np.arange(count + 7)]], flat.reconstruct_n(0, count + 7))
+    assert index._position_of[-1] == -1
 
 
 def test_reach_is_plain_enough_for_a_manifest() -> None:
