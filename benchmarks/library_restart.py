@@ -1,7 +1,11 @@
-"""A start of the library, in a process of its own: how long until the first answer, and how much memory it takes then."""
+"""A start of the library, in a process of its own: how long until the first answer, and how much memory it takes then.
+
+After it was closed, with its files in memory and on disk alone; and after SIGKILL in the middle of writing.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,23 +17,41 @@ import numpy as np
 from library_data import Vectors
 
 GOAL_S = 5.0
+BATCH, WRITTEN = 256, 2_560  # points; so many fit the log without being folded in, and start no build
 
 
 def restart(folder: Path, queries: Vectors) -> None:
-    """Start with the files in memory and with them on disk alone, and say what it took."""
+    """Start with the files in memory, with them on disk alone, and after a kill, and say what it took."""
+    report("files in the page cache", folder, queries)
+    forget_pages(folder)
+    report("files on disk alone", folder, queries)
+    kill_writing(folder, queries)
+    report(f"after SIGKILL, {WRITTEN:,} points later, in the log", folder, queries)
+
+
+def report(what: str, folder: Path, queries: Vectors) -> None:
+    """Start, and print what it took."""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    for what, forget in (("files in the page cache", False), ("files on disk alone", True)):
-        if forget:
-            forget_pages(folder)
-        child = [sys.executable, __file__, str(folder)]
-        answer = subprocess.run(child, input=queries[:1].tobytes(), capture_output=True, check=True).stdout
-        figures = json.loads(answer)
-        print(
-            f"restart, {what}: open {figures['opened_s']:.2f} s, first answer {figures['answered_s']:.2f} s (goal: {GOAL_S:.0f}); "
-            f"memory {figures['RssAnon'] / 2**20:,.0f} MB and {figures['RssFile'] / 2**20:,.0f} MB mapped; "
-            f"{size / 2**20:,.0f} MB on disk",
-            flush=True,
-        )
+    child = [sys.executable, __file__, "start", str(folder)]
+    figures = json.loads(subprocess.run(child, input=queries[:1].tobytes(), capture_output=True, check=True).stdout)
+    print(
+        f"restart, {what}: open {figures['opened_s']:.2f} s, first answer {figures['answered_s']:.2f} s (goal: {GOAL_S:.0f}); "
+        f"memory {figures['RssAnon'] / 2**20:,.0f} MB and {figures['RssFile'] / 2**20:,.0f} MB mapped; "
+        f"{size / 2**20:,.0f} MB on disk",
+        flush=True,
+    )
+
+
+def kill_writing(folder: Path, queries: Vectors) -> None:
+    """Let a process write WRITTEN points, and kill it while it writes on."""
+    command = [sys.executable, __file__, "write", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(queries[:1].tobytes())
+        child.stdin.close()
+        child.stdout.readline()
+        child.kill()
 
 
 def forget_pages(folder: Path) -> None:
@@ -55,5 +77,22 @@ def start(folder: Path, query: Vectors) -> None:
     print(json.dumps({"opened_s": opened_s, "answered_s": answered_s, **memory}))
 
 
+def write(folder: Path, query: Vectors) -> None:
+    """Put points until it is killed; say when the first WRITTEN are there."""
+    from service.library import Library
+    from service.points import NewPoint
+
+    rng = np.random.default_rng(0)
+    with Library.open(folder) as library:
+        collection = library.collection("bench")
+        for batch in itertools.count():
+            vectors = rng.normal(size=(BATCH, query.shape[1]))
+            collection.put([NewPoint(f"later {batch} {i}", b"%d" % i, v) for i, v in enumerate(vectors)])
+            if (batch + 1) * BATCH == WRITTEN:
+                print("written", flush=True)
+
+
 if __name__ == "__main__":
-    start(Path(sys.argv[1]), np.frombuffer(sys.stdin.buffer.read(), np.float32)[None])
+    {"start": start, "write": write}[sys.argv[1]](
+        Path(sys.argv[2]), np.frombuffer(sys.stdin.buffer.read(), np.float32)[None]
+    )
