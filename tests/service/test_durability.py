@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from faults.library.damage import judge_many
-from faults.library.disks import Injected, fail_calls, fill_up, mounted, needs_strace
+from faults.library.disks import Injected, fail_calls, fill_up, mounted, needs_strace, use_up
 from faults.library.history import check, do, opened
 from faults.library.kills import kill_many
 from faults.library.power import lose_power
@@ -22,7 +23,10 @@ from faults.library.snapshots import harm_all
 
 from backbone import Artifact
 from backbone.durable import lock_directory
+from service.grouping import Recipe
+from service.jobs import Job
 from service.library import DATABASE_NAME, Library
+from service.points import NewPoint, hash_vector
 
 SEED = 20_261_122
 KILLS = 30
@@ -76,6 +80,29 @@ def test_a_snapshot_that_was_harmed_is_not_read_by_faiss_and_changes_no_answer(t
 def test_a_full_disk_refuses_puts_answers_searches_and_takes_puts_again_when_there_is_room(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=16m") as disk:
         assert fill_up(disk, times=8, seed=SEED).acknowledged > 8
+
+
+def test_a_job_on_a_full_disk_fails_with_a_reason_and_works_when_there_is_room(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(3_000, 8))
+    with mounted(tmp_path / "disk", "size=16m") as disk, Library.open(disk / "data", threads=1) as library:
+        collection, _ = library.create("c", "f", 8, keep="none")
+        for start in range(0, len(x), 300):
+            collection.put([NewPoint(f"{i}", hash_vector(x[i]), x[i]) for i in range(start, start + 300)])
+
+        def cluster() -> Job:
+            job = library.jobs.submit("clusterings", lambda p: collection.cluster(Recipe(k=5), p))
+            return library.jobs.wait(job.id, 60)
+
+        use_up(disk / "filler", left=100_000)  # its members need more
+        job = cluster()
+        assert job.state == "failed"
+        assert job.error is not None
+        assert job.error["code"] == "storage_full"
+        assert collection.clusterings() == []
+        assert [hits[0].id for hits in collection.query(x[:3], 1)] == ["0", "1", "2"]
+        (disk / "filler").unlink()
+        assert cluster().state == "done"
+        assert [c.points for c in collection.clusterings()] == [3_000]
 
 
 @needs_strace

@@ -112,7 +112,7 @@ def fill_up(disk: Path, times: int, seed: int) -> Filled:
             assert bulk.put()
             for _ in range(times):
                 left = draw.choice([0, 1, draw.randrange(2**12), draw.randrange(2**16), draw.randrange(2**18)])
-                _fill(filler, left)
+                use_up(filler, left)
                 for _ in range(20):
                     if bulk.put():
                         found.acknowledged += 1
@@ -140,7 +140,7 @@ def fill_up(disk: Path, times: int, seed: int) -> Filled:
     return found
 
 
-def _fill(filler: Path, left: int) -> None:
+def use_up(filler: Path, left: int) -> None:
     """Use up what the disk has, but for `left` bytes."""
     with filler.open("wb", buffering=0) as file:
         for size in (2**20, 2**12, 1):
