@@ -9,7 +9,9 @@ BackboneError
 │   ├── TooManyScans           too_many_scans
 │   ├── ImageTooSmall          too_small
 │   ├── UnsupportedMode        unsupported_mode
-│   └── CorruptImage           image_corrupt
+│   ├── CorruptImage           image_corrupt
+│   ├── DecodeTooSlow          decode_too_slow
+│   └── DecoderCrashed         decoder_crashed
 ├── ArtifactInvalid            an artifact that is damaged, incomplete or of an unknown format
 │   └── SelfTestFailed         an intact artifact whose runtime gives other vectors than it was written with
 ├── WeightsInvalid             a checkpoint of another program or layout
@@ -85,6 +87,18 @@ class CorruptImage(ImageRefused):
     """An image of an accepted format that cannot be decoded to its end."""
 
     code = "image_corrupt"
+
+
+class DecodeTooSlow(ImageRefused):
+    """An image whose decoding did not end within its time."""
+
+    code = "decode_too_slow"
+
+
+class DecoderCrashed(ImageRefused):
+    """An image at which the decoder's process ended."""
+
+    code = "decoder_crashed"
 
 
 class ArtifactInvalid(BackboneError):

@@ -55,12 +55,19 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """Prepare one RGB image of any size: [3, crop, crop] float32."""
+        return self.normalised(self.square(image))
+
+    def square(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize one RGB image of any size and cut the centre out: [crop, crop, 3] uint8."""
         resized = image
         if min(image.size) != self.resize:
             resized = image.resize(resized_size(image.size, self.resize), _INTERPOLATIONS[self.interpolation])
         left, top = (round((side - self.crop) / 2.0) for side in resized.size)
-        square = resized.crop((left, top, left + self.crop, top + self.crop))
-        values = np.asarray(square, dtype=np.float32) / np.float32(255)  # [H, W, 3]
+        return np.asarray(resized.crop((left, top, left + self.crop, top + self.crop)))
+
+    def normalised(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Scale and normalise [crop, crop, 3] uint8 to [3, crop, crop] float32."""
+        values = square.astype(np.float32) / np.float32(255)
         values -= np.asarray(self.mean, dtype=np.float32)
         values /= np.asarray(self.std, dtype=np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1))

@@ -66,6 +66,11 @@ def run_child(
 def give_way(parent: int) -> None:
     """Take a low priority, and end with the parent. For the child, before anything else."""
     os.nice(NICENESS)
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """Let this process end when its parent does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before we could ask

@@ -1,4 +1,4 @@
-"""Image bytes in, unit vectors out: decode and preprocess in a thread pool, the network in micro-batches, a finite vector or a refusal.
+"""Image bytes in, unit vectors out: decoding in processes of its own, the network in micro-batches, a finite vector or a refusal.
 
 Images of many callers share the forward passes. Admission is the only place that says no for lack of room: it counts images that
 were taken and not yet answered, so the queue, and with it memory and waiting time, is bounded.
@@ -7,7 +7,6 @@ were taken and not yet answered, so the queue, and with it memory and waiting ti
 from __future__ import annotations
 
 import asyncio
-import io
 import threading
 import time
 from collections.abc import Sequence
@@ -16,17 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from backbone.artifact import Artifact
-from backbone.decode import DecodeLimits, decode
+from backbone.decode import DecodeLimits
 from backbone.errors import ImageRefused
 from backbone.pooling import pool
 from service.batching import Batcher, Run, TokensOfOne
+from service.decoders import Decoders
 from service.errors import EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
 
 PATCHES = "patches"  # the output that is not pooled
-_THUMBNAIL_QUALITY = 85  # Pillow's and most cameras' trade of bytes for looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,8 @@ class Embedder:
         run: Run,
         *,
         limits: DecodeLimits,
-        decode_threads: int,
+        decode_workers: int,
+        decode_timeout_s: float,
         batch_images: int,
         batch_wait_s: float,
         queue_images: int,
@@ -71,13 +70,12 @@ class Embedder:
     ) -> None:
         self._artifact = artifact
         self._preprocess = artifact.preprocess
-        self._limits = limits
-        self._thumbnail_px = thumbnail_px
         self._queue_images = queue_images
         self._open = True
         self._admitted: set[_Ticket] = set()  # admitted and not yet answered
         self._lock = threading.Lock()
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
+        self._decoding = ThreadPoolExecutor(decode_workers, thread_name_prefix="decode")  # each waits for a process
         self._batcher = Batcher(run, batch_images, batch_wait_s)
 
     @property
@@ -122,8 +120,10 @@ class Embedder:
                 ticket.cancel()
 
     def thumbnail(self, image: bytes) -> bytes:
-        """Return a small JPEG of an encoded image. Raises ImageRefused."""
-        return thumbnail(decode(image, self._limits, cover=self._thumbnail_px), self._thumbnail_px)
+        """Return a small JPEG of an encoded image; waits where every decoder is busy. Raises ImageRefused."""
+        small = self._decoders.decode(image, square=False, thumbnail=True).thumbnail
+        assert small is not None
+        return small
 
     def ready(self) -> bool:
         """Say whether a request sent now would be computed: the batcher lives and the queue has room for more."""
@@ -133,8 +133,9 @@ class Embedder:
         """Finish what was admitted, then stop; idempotent."""
         with self._lock:
             self._open = False
-        self._decoders.shutdown(wait=True)
+        self._decoding.shutdown(wait=True)
         self._batcher.close()
+        self._decoders.close()
 
     def _admit(self, images: Sequence[bytes], thumbnails: bool) -> list[_Ticket]:
         """Take all images or none; each ticket ends on every path, and then its place is free again."""
@@ -149,7 +150,7 @@ class Embedder:
             self._admitted.update(tickets)
             for ticket, image in zip(tickets, images, strict=True):
                 ticket.add_done_callback(self._release)  # a cancelled one
-                self._decoders.submit(self._decode, ticket, image, thumbnails)
+                self._decoding.submit(self._decode, ticket, image, thumbnails)
         return tickets
 
     def _release(self, ticket: _Ticket) -> None:
@@ -167,15 +168,14 @@ class Embedder:
             ticket.set_result(answer)
 
     def _decode(self, ticket: _Ticket, data: bytes, with_thumbnail: bool) -> None:
-        """Decode in a pool thread and hand on to the batcher."""
+        """Have an image decoded, and hand its pixels on to the batcher."""
         if ticket.cancelled():
             return
         begun = time.perf_counter()
         try:
-            image = decode(data, self._limits, cover=self._preprocess.resize)
-            pixels = self._preprocess.pixels(image)
-            small = self._thumbnail(data, image) if with_thumbnail else None
-            inner = self._batcher.submit(pixels)
+            decoded = self._decoders.decode(data, thumbnail=with_thumbnail)
+            assert decoded.square is not None
+            inner = self._batcher.submit(self._preprocess.normalised(decoded.square))
         except BaseException as error:  # noqa: BLE001 - a pool thread: whatever it is belongs to the one who waits for the ticket
             self._end(ticket, error)
             return
@@ -185,15 +185,10 @@ class Embedder:
             if tokens.cancelled():
                 return  # its ticket was cancelled first
             error = tokens.exception()
-            self._end(ticket, error or _Computed(tokens.result(), small, decode_s))
+            self._end(ticket, error or _Computed(tokens.result(), decoded.thumbnail, decode_s))
 
         ticket.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
         inner.add_done_callback(computed)
-
-    def _thumbnail(self, data: bytes, image: Image.Image) -> bytes:
-        if min(image.size) < self._thumbnail_px:  # decoded for a small network: too coarse for a person, perhaps
-            image = decode(data, self._limits, cover=self._thumbnail_px)
-        return thumbnail(image, self._thumbnail_px)
 
     def _answer(self, ticket: _Ticket, output: str | None) -> Answer:
         error = ticket.exception()
@@ -211,12 +206,3 @@ class Embedder:
         if not np.isfinite(vector).all():
             return EmbeddingNotFinite("the network gave no finite vector for this image; the artifact needs a look.")
         return Embedded(vector, computed.thumbnail, computed.decode_s, tokens.queue_s, tokens.infer_s)
-
-
-def thumbnail(image: Image.Image, longer_side_px: int) -> bytes:
-    """Return a JPEG of an RGB image that fits a square of `longer_side_px`; smaller images keep their size."""
-    small = image.copy()
-    small.thumbnail((longer_side_px, longer_side_px))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=_THUMBNAIL_QUALITY)
-    return file.getvalue()

@@ -62,11 +62,18 @@ class Settings(BaseSettings):
         description="CPU threads of one inference or search; 0 means all cores. Default: 0, one batch at a time may have the machine. "
         "Set explicitly because torch and FAISS each bring an OpenMP pool.",
     )
-    decode_threads: int = Field(
+    decode_workers: int = Field(
         0,
         ge=0,
         le=1024,
-        description="Threads that decode images; 0 means as many as cores. Default: 0; Pillow decodes without the interpreter lock.",
+        description="Processes that decode images; 0 means as many as cores. Default: 0; decoding keeps a core busy.",
+    )
+    decode_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds that decoding one image may take, then its process is ended. Default: 10; the largest image that the "
+        "limits let through takes two.",
     )
     batch_images: Count = Field(
         32,

@@ -39,7 +39,7 @@ def make_settings(tiny_artifact: Artifact, tmp_path: Path) -> Callable[..., Sett
             "allow_anonymous": True,
             "runtime": "torch",
             "threads": 1,
-            "decode_threads": 2,
+            "decode_workers": 1,
         }
         return load_settings(**{**defaults, **given})
 

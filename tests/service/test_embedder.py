@@ -29,8 +29,15 @@ TIMEOUT_S = 20.0
 def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
     made: list[Embedder] = []
 
-    def make(run: object = None, **given: int) -> Embedder:
-        options = {"decode_threads": 2, "batch_images": 4, "queue_images": 8, "thumbnail_px": 64, **given}
+    def make(run: object = None, **given: float) -> Embedder:
+        options = {
+            "decode_workers": 2,
+            "decode_timeout_s": 10.0,
+            "batch_images": 4,
+            "queue_images": 8,
+            "thumbnail_px": 64,
+            **given,
+        }
         limits = DecodeLimits(formats=SERVICE_FORMATS)
         run = run or TorchRuntime(tiny_artifact, 1).run
         made.append(Embedder(tiny_artifact, run, limits=limits, batch_wait_s=0.0, **options))  # type: ignore[arg-type]

@@ -1,0 +1,190 @@
+"""Decoding in processes: the same pixels as in this one, and whatever befalls a process costs one image (S14, S15)."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encoded, picture
+from PIL import Image
+
+from backbone.decode import SERVICE_FORMATS, DecodeLimits, decode
+from backbone.errors import (
+    CorruptImage,
+    DecoderCrashed,
+    DecodeTooSlow,
+    EmptyImage,
+    TooManyPixels,
+    UnsupportedImageType,
+)
+from backbone.preprocess import Preprocess
+from service.decoders import Decoders
+
+PREPROCESS = Preprocess.for_image_size(224)
+LIMITS = DecodeLimits(formats=SERVICE_FORMATS)
+GOOD = encoded(picture())
+
+
+@contextmanager
+def decoders(processes: int = 1, deadline_s: float = 20.0, limits: DecodeLimits = LIMITS) -> Iterator[Decoders]:
+    made = Decoders(PREPROCESS, limits, 64, processes, deadline_s)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def pid(made: Decoders) -> int:
+    [decoder] = made._all
+    return decoder._child.pid
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "1", "P", "LA", "I;16"])
+def test_the_pixels_are_those_that_this_process_would_decode(mode: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+    if mode == "I;16":
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 65_536, (300, 400), np.uint16))
+    else:
+        image = image.convert(mode)
+    file = io.BytesIO()
+    image.save(file, "JPEG" if mode == "CMYK" else "PNG")
+    with decoders() as made:
+        square = made.decode(file.getvalue()).square
+        assert square is not None
+        np.testing.assert_array_equal(PREPROCESS.normalised(square), PREPROCESS(file.getvalue(), LIMITS))
+
+
+def test_a_thumbnail_is_for_people_also_where_the_network_is_small() -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (800, 1200, 3), np.uint8))
+    file = io.BytesIO()
+    photo.save(file, "JPEG")
+    small = Preprocess.for_image_size(16)
+    made = Decoders(small, LIMITS, 256, 1, 20.0)
+    try:
+        both = made.decode(file.getvalue(), thumbnail=True)
+        assert both.square is not None
+        assert both.square.shape == (16, 16, 3)
+        assert both.thumbnail is not None
+        assert decode(both.thumbnail).size == (256, 171)
+        alone = made.decode(file.getvalue(), square=False, thumbnail=True)
+        assert alone.square is None
+        assert alone.thumbnail == both.thumbnail
+        assert made.decode(file.getvalue()).thumbnail is None
+    finally:
+        made.close()
+
+
+def test_refusals_are_what_they_are_in_this_process() -> None:
+    with decoders(limits=DecodeLimits(formats=SERVICE_FORMATS, max_pixels=10_000)) as made:
+        for data, kind in (
+            (b"", EmptyImage),
+            (b"GIF89a and more", UnsupportedImageType),
+            (GOOD[: len(GOOD) // 2], CorruptImage),
+            (png(Image.new("RGB", (101, 100))), TooManyPixels),
+        ):
+            with pytest.raises(kind) as refusal:
+                made.decode(data)
+            with pytest.raises(kind) as expected:
+                decode(data, DecodeLimits(formats=SERVICE_FORMATS, max_pixels=10_000))
+            assert str(refusal.value) == str(expected.value)
+        assert made.decode(png(Image.new("RGB", (100, 100)))).square is not None
+        assert made.restarts == 0
+
+
+def test_s14_a_decoder_killed_at_an_image_costs_that_image_alone() -> None:
+    with decoders() as made, ThreadPoolExecutor(1) as pool:
+        made.decode(GOOD)
+        os.kill(pid(made), signal.SIGSTOP)
+        asked = pool.submit(made.decode, GOOD)
+        time.sleep(0.2)
+        os.kill(pid(made), signal.SIGKILL)
+        with pytest.raises(DecoderCrashed, match="ended at this image"):
+            asked.result(20)
+        assert made.decode(GOOD).square is not None
+        assert made.restarts == 1
+
+
+def test_s14_a_decoder_that_ended_between_two_images_blames_neither() -> None:
+    with decoders() as made:
+        made.decode(GOOD)
+        os.kill(pid(made), signal.SIGKILL)
+        os.waitid(os.P_PID, pid(made), os.WEXITED | os.WNOWAIT)
+        assert made.decode(GOOD).square is not None
+        assert made.restarts == 1
+
+
+@pytest.mark.parametrize("data", [GOOD, b"\xff\xd8\xff" + bytes(10_000_000)])
+def test_s15_a_decoder_that_hangs_is_ended_at_the_deadline(data: bytes) -> None:
+    """Also where it does not even take the image."""
+    with decoders() as made:
+        made.decode(GOOD)  # it has started
+        made._all[0]._deadline_s = 1.0
+        hanging = pid(made)
+        os.kill(hanging, signal.SIGSTOP)
+        begun = time.monotonic()
+        with pytest.raises(DecodeTooSlow, match="within 1 s"):
+            made.decode(data)
+        assert 0.9 < time.monotonic() - begun < 3
+        assert not Path(f"/proc/{hanging}").exists()
+        made._all[0]._deadline_s = 20.0
+        assert made.decode(GOOD).square is not None
+        assert made.restarts == 1
+
+
+def test_a_decoder_has_as_much_memory_as_the_largest_image_needs_and_no_more() -> None:
+    pixels = 4_000_000
+    limits = DecodeLimits(formats=SERVICE_FORMATS, max_pixels=pixels)
+    with decoders(limits=limits) as made:
+        for mode in ("RGBA", "LA", "P", "RGB"):
+            assert made.decode(png(Image.new(mode, (2_000, pixels // 2_000))), thumbnail=True).square is not None
+        least = resource.prlimit(pid(made), resource.RLIMIT_AS)[0]
+        assert least < 2**30
+        with Path(f"/proc/{pid(made)}/statm").open() as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid(made), resource.RLIMIT_AS, (now + 10**6, now + 10**6))
+        with pytest.raises(TooManyPixels, match="memory"):
+            made.decode(png(Image.new("RGBA", (2_000, pixels // 2_000))))
+        assert made.restarts == 0
+
+
+def test_a_decoder_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DINODEX_API_KEY", "a-secret-key")
+    with decoders() as made:
+        made.decode(GOOD)
+        assert b"secret" not in Path(f"/proc/{pid(made)}/environ").read_bytes()
+        assert resource.prlimit(pid(made), resource.RLIMIT_CORE) == (0, 0)
+
+
+def test_several_threads_share_few_decoders() -> None:
+    images = [png(Image.fromarray(np.full((64, 64, 3), i, np.uint8))) for i in range(40)]
+    with decoders(processes=2) as made, ThreadPoolExecutor(8) as pool:
+        for value, found in enumerate(pool.map(made.decode, images)):
+            assert found.square is not None
+            assert (found.square == value).all()
+
+
+def test_closing_leaves_no_process_and_no_descriptor() -> None:
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    threads = threading.active_count()
+    with decoders(processes=2) as made:
+        made.decode(GOOD)
+        children = [decoder._child.pid for decoder in made._all]
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert threading.active_count() == threads
