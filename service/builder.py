@@ -93,7 +93,8 @@ class Builder:
             except Exception as error:  # noqa: BLE001 - boundary: whatever it was, the tail goes on answering
                 # whoever writes next, after a while, brings the collection back here
                 subject.not_before, subject.anew = time.monotonic() + RETRY_S, True
-                log.warning("index_build_failed", collection=subject.belonging.collection, detail=repr(error)[:500])
+                if not subject.dropped:  # else its files went while they were written
+                    log.warning("index_build_failed", collection=subject.belonging.collection, detail=repr(error)[:500])
             try:
                 with self._database.aligned(functools.partial(self._end, subject)):
                     pass
