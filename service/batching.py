@@ -1,25 +1,31 @@
 """Single images in, micro-batches through the network, one future each: every future ends, on every path.
 
-One thread owns the runtime. It takes what waits, up to `batch_images`, waits at most `batch_wait_s` for company, drops what was
-cancelled, and runs one forward pass. A pass that fails is tried once more image by image, so that one poisoned image fails alone.
+One thread owns the runtime. It takes what waits, up to `batch_images`, and waits for company only while company is on its way. It drops
+what was cancelled and what nobody can use any more, and runs one forward pass. A pass without enough memory is tried again in halves,
+and batches stay so small from then on; one that fails is tried once more image by image, so that one poisoned image fails alone. What
+would end the thread ends the batch, and the thread goes on.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
-from service.errors import InferenceFailed, Stopping
+from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
+from service.line import Line
 
 Pixels = NDArray[np.float32]  # [3, H, W]
+NEVER = float("inf")  # a deadline for work that nobody stands and waits for
+
+log = structlog.get_logger("service")
 
 
 class Run(Protocol):
@@ -42,102 +48,105 @@ class TokensOfOne:
 @dataclass(slots=True)
 class _Item:
     pixels: Pixels
+    deadline: float  # monotonic seconds
     future: Future[TokensOfOne] = field(default_factory=Future)
-    since: float = field(default_factory=time.perf_counter)
+    since: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
     """Gathers images of many callers into forward passes.
 
-    The number of waiting images is bounded by whoever admits them (`service.embedder`), so `submit` never blocks.
+    The number of waiting images is bounded by whoever admits them (`service.embedder`), so `submit` never blocks. `company` says
+    whether more images are about to be submitted.
     """
 
-    def __init__(self, run: Run, batch_images: int, batch_wait_s: float) -> None:
+    def __init__(
+        self, run: Run, batch_images: int, batch_wait_s: float, company: Callable[[], bool] = lambda: True
+    ) -> None:
         self._run = run
         self._batch_images = batch_images
         self._batch_wait_s = batch_wait_s
-        self._waiting: deque[_Item] = deque()
-        self._changed = threading.Condition()
-        self._open = True
+        self._company = company
+        self._line: Line[_Item] = Line()
+        self.seconds_per_image = 0.0  # of recent passes; 0 before the first
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, pixels: Pixels) -> Future[TokensOfOne]:
+    def submit(self, pixels: Pixels, deadline: float = NEVER, bulk: bool = False) -> Future[TokensOfOne]:
         """Queue one image [3, H, W]; its future ends with tokens, an error, or cancelled.
 
         Raises:
-            Stopping: the batcher is closed or its thread is gone.
+            Stopping: the batcher is closed.
         """
-        item = _Item(pixels)
-        with self._changed:
-            if not self._open:
-                raise Stopping("the service is stopping; send the request to another one.")
-            self._waiting.append(item)
-            self._changed.notify()
+        item = _Item(pixels, deadline)
+        if not self._line.put(item, bulk):
+            raise Stopping("the service is stopping; send the request to another one.")
         return item.future
 
     def alive(self) -> bool:
         """Say whether images that are submitted now will be computed."""
-        return self._open and self._thread.is_alive()
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Compute what waits, then stop; idempotent."""
-        with self._changed:
-            self._open = False
-            self._changed.notify()
+        self._line.close()
         self._thread.join()
 
     def _work(self) -> None:
-        batch: list[_Item] = []
-        try:
-            while batch := self._next_batch():
+        while batch := self._line.take(self._batch_images, self._batch_wait_s, self._company):
+            try:
                 self._compute(batch)
-        finally:  # also when a BaseException ends the thread: nobody may wait for it
-            with self._changed:
-                self._open = False
-                left, self._waiting = [*batch, *self._waiting], deque()
-            for item in left:
-                _fail(item, Stopping("the service stopped before this image was computed; send it again."))
-
-    def _next_batch(self) -> list[_Item]:
-        """Wait for images; an empty list means closed and drained."""
-        with self._changed:
-            while self._open and not self._waiting:
-                self._changed.wait()
-            deadline = time.perf_counter() + self._batch_wait_s
-            while self._open and len(self._waiting) < self._batch_images:
-                left_s = deadline - time.perf_counter()
-                if left_s <= 0 or not self._changed.wait(left_s):
-                    break
-            return [self._waiting.popleft() for _ in range(min(self._batch_images, len(self._waiting)))]
+            except BaseException as error:  # noqa: BLE001 - a declared boundary: nothing that a runtime raises ends the only thread
+                log.warning("batch_ended", error=type(error).__name__, detail=str(error)[:500], images=len(batch))
+                for item in batch:
+                    _fail(item, EmbedderRestarted("the network was started anew at this image; send it again."))
 
     def _compute(self, batch: Sequence[_Item]) -> None:
         wanted = [item for item in batch if item.future.set_running_or_notify_cancel()]
-        if not wanted:
+        now = time.monotonic()
+        for item in wanted:
+            if item.deadline < now:
+                _fail(item, DeadlinePassed("the image waited longer than its request may take; send it again later."))
+        self._in_halves([item for item in wanted if item.deadline >= now])
+
+    def _in_halves(self, items: Sequence[_Item]) -> None:
+        """Compute items; halve them for as long as the memory does not suffice."""
+        if not items:
             return
         try:
-            self._pass(wanted)
+            self._pass(items)
         except Exception as error:  # noqa: BLE001 - a declared boundary: whatever a runtime raises ends the futures, not the thread
-            if len(wanted) == 1:
-                _fail(wanted[0], _failed(error))
+            if len(items) == 1:
+                _fail(items[0], _failed(error))
+            elif _is_out_of_memory(error):
+                half = (len(items) + 1) // 2
+                self._batch_images = min(self._batch_images, half)
+                log.warning("batch_halved", batch_images=self._batch_images, detail=str(error)[:500])
+                self._in_halves(items[:half])
+                self._in_halves(items[half:])
             else:
-                self._one_by_one(wanted)
-
-    def _one_by_one(self, items: Sequence[_Item]) -> None:
-        for item in items:
-            try:
-                self._pass([item])
-            except Exception as error:  # noqa: BLE001 - the same boundary
-                _fail(item, _failed(error))
+                for item in items:
+                    self._in_halves([item])
 
     def _pass(self, items: Sequence[_Item]) -> None:
-        begun = time.perf_counter()
+        begun = time.monotonic()
         global_tokens, patch_tokens = self._run(np.stack([item.pixels for item in items]))
-        infer_s = time.perf_counter() - begun
+        infer_s = time.monotonic() - begun
         if len(global_tokens) != len(items) or len(patch_tokens) != len(items):
             raise ValueError("the runtime gave another number of rows than it was given images")
+        self.seconds_per_image = _recent(self.seconds_per_image, infer_s / len(items))
         for item, global_token, patches in zip(items, global_tokens, patch_tokens, strict=True):
             item.future.set_result(TokensOfOne(global_token, patches, begun - item.since, infer_s))
+
+
+def _recent(before: float, now: float) -> float:
+    """Return a mean that forgets: a pass weighs a fifth."""
+    return now if before == 0 else 0.8 * before + 0.2 * now
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's own class by its name, for this module knows no torch
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _failed(error: Exception) -> InferenceFailed:

@@ -1,30 +1,47 @@
 """Image bytes in, unit vectors out: decoding in processes of its own, the network in micro-batches, a finite vector or a refusal.
 
-Images of many callers share the forward passes. Admission is the only place that says no for lack of room: it counts images that
-were taken and not yet answered, so the queue, and with it memory and waiting time, is bounded.
+Images of many callers share the forward passes. Admission is the only place that says no for lack of room: it counts images and bytes
+that were taken and not yet answered, and how long they will take, so that the queue, and with it memory and waiting time, is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import io
+import math
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from backbone.artifact import Artifact
 from backbone.decode import DecodeLimits
 from backbone.errors import ImageRefused
 from backbone.pooling import pool
-from service.batching import Batcher, Run, TokensOfOne
+from service.batching import NEVER, Batcher, Run, TokensOfOne
 from service.decoders import Decoders
-from service.errors import EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
+from service.errors import (
+    DeadlinePassed,
+    EmbedderRestarted,
+    EmbeddingNotFinite,
+    InferenceFailed,
+    Saturated,
+    Stopping,
+)
+from service.line import Line
 
 PATCHES = "patches"  # the output that is not pooled
+INTERACTIVE_IMAGES: Final = 4  # of a request at most that somebody waits for; more are an upload, and let those pass
+CANARY_S: Final = 5.0  # for so long an answer shows that the next one will come, too
+CANARY_COSINE: Final = 0.999  # of two times the same image: what reduced precision and another batch may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +55,18 @@ class Embedded:
     infer_s: float
 
 
-Refusal = ImageRefused | EmbeddingNotFinite | InferenceFailed  # what befalls one image and not its neighbours
+# What befalls one image and not its neighbours:
+Refusal = ImageRefused | EmbeddingNotFinite | InferenceFailed | DeadlinePassed | EmbedderRestarted
 Answer = Embedded | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may wait at a time, and for how long."""
+
+    images: int
+    bytes: int  # of encoded images
+    seconds: float  # from admission to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +76,15 @@ class _Computed:
     decode_s: float
 
 
-_Ticket = Future[_Computed]  # of one admitted image, from admission to answer
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    """One admitted image, from admission to answer."""
+
+    image: bytes
+    with_thumbnail: bool
+    deadline: float  # monotonic seconds
+    bulk: bool
+    answer: Future[_Computed] = field(default_factory=Future)
 
 
 class Embedder:
@@ -65,31 +100,48 @@ class Embedder:
         decode_timeout_s: float,
         batch_images: int,
         batch_wait_s: float,
-        queue_images: int,
+        queue: Limits,
         thumbnail_px: int,
     ) -> None:
         self._artifact = artifact
         self._preprocess = artifact.preprocess
-        self._queue_images = queue_images
+        self._queue = queue
         self._open = True
         self._admitted: set[_Ticket] = set()  # admitted and not yet answered
+        self._admitted_bytes = 0
+        self._decoding = 0  # admitted and not yet with the batcher
+        self._answered_at = -math.inf
         self._lock = threading.Lock()
+        self._canary = _canary_image()
+        self._canary_vector: NDArray[np.float32] | None = None  # as it was the first time
+        self._line: Line[_Ticket] = Line()
         self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
-        self._decoding = ThreadPoolExecutor(decode_workers, thread_name_prefix="decode")  # each waits for a process
-        self._batcher = Batcher(run, batch_images, batch_wait_s)
+        self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0)
+        self._threads = [  # each waits for a decoder process
+            threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True) for i in range(decode_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def artifact(self) -> Artifact:
         """Return what is served."""
         return self._artifact
 
-    def embed(self, images: Sequence[bytes], output: str | None = None, thumbnails: bool = False) -> list[Answer]:
+    def embed(
+        self,
+        images: Sequence[bytes],
+        output: str | None = None,
+        thumbnails: bool = False,
+        patient: bool = False,
+    ) -> list[Answer]:
         """Embed a few images; blocks until each has its answer.
 
         Args:
             images: encoded images.
             output: `cls`, `mean`, `cls+mean` or `patches`; None is the artifact's pooling.
             thumbnails: also make a small JPEG of each.
+            patient: nobody stands and waits: without a deadline, and behind those who do.
 
         Returns:
             For each image a vector, or the error that refuses that image alone.
@@ -98,14 +150,18 @@ class Embedder:
             Saturated: there is no room; nothing was started.
             Stopping: the service shuts down.
         """
-        tickets = self._admit(images, thumbnails)
+        tickets = self._admit(images, thumbnails, patient)
         try:
             for ticket in tickets:
-                ticket.exception()  # waits; what it holds is read below
+                left_s = None if patient else max(ticket.deadline - time.monotonic(), 0)
+                try:
+                    ticket.answer.exception(left_s)  # waits; what it holds is read below
+                except TimeoutError:
+                    break
             return [self._answer(ticket, output) for ticket in tickets]
         finally:
             for ticket in tickets:
-                ticket.cancel()
+                ticket.answer.cancel()
 
     async def embed_async(
         self, images: Sequence[bytes], output: str | None = None, thumbnails: bool = False
@@ -113,11 +169,13 @@ class Embedder:
         """Embed as `embed` does without blocking the event loop; what a cancelled caller left waiting is not computed."""
         tickets = self._admit(images, thumbnails)
         try:
-            await asyncio.gather(*map(asyncio.wrap_future, tickets), return_exceptions=True)
+            with contextlib.suppress(TimeoutError):  # those that have no answer then say so
+                async with asyncio.timeout(self._queue.seconds):
+                    await asyncio.gather(*(asyncio.wrap_future(t.answer) for t in tickets), return_exceptions=True)
             return [self._answer(ticket, output) for ticket in tickets]
         finally:
             for ticket in tickets:
-                ticket.cancel()
+                ticket.answer.cancel()
 
     def thumbnail(self, image: bytes) -> bytes:
         """Return a small JPEG of an encoded image; waits where every decoder is busy. Raises ImageRefused."""
@@ -125,61 +183,106 @@ class Embedder:
         assert small is not None
         return small
 
-    def ready(self) -> bool:
-        """Say whether a request sent now would be computed: the batcher lives and the queue has room for more."""
-        return self._batcher.alive() and len(self._admitted) < self._queue_images
+    async def ready(self) -> bool:
+        """Say whether an image sent now would be embedded: there is room, and one was embedded just now, or is."""
+        if not self._open or not self._batcher.alive() or len(self._admitted) >= self._queue.images:
+            return False
+        if time.monotonic() - self._answered_at < CANARY_S:
+            return True
+        try:
+            [answer] = await self.embed_async([self._canary])
+        except (Saturated, Stopping):
+            return False
+        if not isinstance(answer, Embedded):
+            return False
+        if self._canary_vector is None:
+            self._canary_vector = answer.vector
+        return float(answer.vector @ self._canary_vector) >= CANARY_COSINE
 
     def close(self) -> None:
         """Finish what was admitted, then stop; idempotent."""
         with self._lock:
             self._open = False
-        self._decoding.shutdown(wait=True)
+        self._line.close()
+        for thread in self._threads:
+            thread.join()
         self._batcher.close()
         self._decoders.close()
 
-    def _admit(self, images: Sequence[bytes], thumbnails: bool) -> list[_Ticket]:
+    def _admit(self, images: Sequence[bytes], thumbnails: bool, patient: bool = False) -> list[_Ticket]:
         """Take all images or none; each ticket ends on every path, and then its place is free again."""
+        bulk = patient or len(images) > INTERACTIVE_IMAGES
+        deadline = NEVER if patient else time.monotonic() + self._queue.seconds
+        tickets = [_Ticket(image, thumbnails, deadline, bulk) for image in images]
         with self._lock:
-            if not self._open:
-                raise Stopping("the service is stopping; send the request to another one.")
-            if len(self._admitted) + len(images) > self._queue_images:
-                raise Saturated(
-                    f"{len(self._admitted)} images wait to be embedded and the limit is {self._queue_images}; come back in a second."
-                )
-            tickets: list[_Ticket] = [Future() for _ in images]
-            self._admitted.update(tickets)
-            for ticket, image in zip(tickets, images, strict=True):
-                ticket.add_done_callback(self._release)  # a cancelled one
-                self._decoding.submit(self._decode, ticket, image, thumbnails)
+            self._check_room(len(images), sum(map(len, images)), patient)
+            for ticket in tickets:
+                self._admitted.add(ticket)
+                self._admitted_bytes += len(ticket.image)
+                self._decoding += 1
+        for ticket in tickets:
+            ticket.answer.add_done_callback(functools.partial(self._release, ticket))  # a cancelled one
+            if not self._line.put(ticket, bulk):
+                self._end(ticket, Stopping("the service is stopping; send the request to another one."))
         return tickets
 
-    def _release(self, ticket: _Ticket) -> None:
+    def _check_room(self, images: int, size: int, patient: bool) -> None:
+        if not self._open:
+            raise Stopping("the service is stopping; send the request to another one.")
+        waiting = len(self._admitted)
+        if waiting + images > self._queue.images:
+            raise Saturated(
+                f"{waiting} images wait to be embedded and the limit is {self._queue.images}; come back in a second."
+            )
+        if self._admitted_bytes + size > self._queue.bytes:
+            raise Saturated(
+                f"images of {self._admitted_bytes:,} bytes wait to be embedded and the limit is {self._queue.bytes:,};"
+                " come back in a second."
+            )
+        takes_s = (waiting + images) * self._batcher.seconds_per_image
+        if waiting and takes_s > self._queue.seconds and not patient:
+            raise Saturated(f"what waits takes {takes_s:.0f} s, longer than a request may; come back in some seconds.")
+
+    def _release(self, ticket: _Ticket, _: object = None) -> None:
         with self._lock:
-            self._admitted.discard(ticket)
+            if ticket in self._admitted:
+                self._admitted.discard(ticket)
+                self._admitted_bytes -= len(ticket.image)
 
     def _end(self, ticket: _Ticket, answer: _Computed | BaseException) -> None:
         """Answer a ticket. Its place is free before its caller hears, so that the next request finds it so."""
         self._release(ticket)
-        if not ticket.set_running_or_notify_cancel():
+        if not ticket.answer.set_running_or_notify_cancel():
             return
         if isinstance(answer, BaseException):
-            ticket.set_exception(answer)
+            ticket.answer.set_exception(answer)
         else:
-            ticket.set_result(answer)
+            self._answered_at = time.monotonic()
+            ticket.answer.set_result(answer)
 
-    def _decode(self, ticket: _Ticket, data: bytes, with_thumbnail: bool) -> None:
-        """Have an image decoded, and hand its pixels on to the batcher."""
-        if ticket.cancelled():
+    def _decode_all(self) -> None:
+        """Have one image after the other decoded, and hand its pixels on to the batcher."""
+        while tickets := self._line.take():
+            for ticket in tickets:
+                try:
+                    self._decode(ticket)
+                except BaseException as error:  # noqa: BLE001 - a declared boundary: whatever it is belongs to the one who waits
+                    self._end(ticket, error)
+                finally:
+                    with self._lock:
+                        self._decoding -= 1
+
+    def _decode(self, ticket: _Ticket) -> None:
+        if ticket.answer.cancelled():
             return
-        begun = time.perf_counter()
-        try:
-            decoded = self._decoders.decode(data, thumbnail=with_thumbnail)
-            assert decoded.square is not None
-            inner = self._batcher.submit(self._preprocess.normalised(decoded.square))
-        except BaseException as error:  # noqa: BLE001 - a pool thread: whatever it is belongs to the one who waits for the ticket
-            self._end(ticket, error)
-            return
-        decode_s = time.perf_counter() - begun
+        if ticket.deadline < time.monotonic():
+            raise DeadlinePassed("the image waited longer than its request may take; send it again later.")
+        begun = time.monotonic()
+        decoded = self._decoders.decode(ticket.image, thumbnail=ticket.with_thumbnail)
+        assert decoded.square is not None
+        pixels = self._preprocess.normalised(decoded.square)
+        decode_s = time.monotonic() - begun
+        tokens = self._batcher.submit(pixels, ticket.deadline, ticket.bulk)
 
         def computed(tokens: Future[TokensOfOne]) -> None:
             if tokens.cancelled():
@@ -187,16 +290,21 @@ class Embedder:
             error = tokens.exception()
             self._end(ticket, error or _Computed(tokens.result(), decoded.thumbnail, decode_s))
 
-        ticket.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
-        inner.add_done_callback(computed)
+        ticket.answer.add_done_callback(lambda ended: tokens.cancel() if ended.cancelled() else None)
+        tokens.add_done_callback(computed)
 
     def _answer(self, ticket: _Ticket, output: str | None) -> Answer:
-        error = ticket.exception()
+        if not ticket.answer.done():
+            return DeadlinePassed("the image took longer than its request may take; send it again later.")
+        try:
+            error = ticket.answer.exception()
+        except CancelledError:
+            return DeadlinePassed("the image took longer than its request may take; send it again later.")
         if isinstance(error, Refusal):
             return error
         if error is not None:
             raise error
-        computed = ticket.result()
+        computed = ticket.answer.result()
         tokens = computed.tokens
         if output == PATCHES:
             vector = tokens.patch_tokens
@@ -206,3 +314,9 @@ class Embedder:
         if not np.isfinite(vector).all():
             return EmbeddingNotFinite("the network gave no finite vector for this image; the artifact needs a look.")
         return Embedded(vector, computed.thumbnail, computed.decode_s, tokens.queue_s, tokens.infer_s)
+
+
+def _canary_image() -> bytes:
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(file, "PNG")
+    return file.getvalue()

@@ -36,6 +36,8 @@
     │   └── ItemsRefused           items_refused       an answer that is all or nothing, and some items were refused
     ├── Unavailable            not now; the same request may succeed later
     │   ├── Saturated              saturated
+    │   ├── DeadlinePassed         deadline_passed
+    │   ├── EmbedderRestarted      embedder_restarted
     │   └── Stopping               stopping
     ├── Inference              the network, not the image
     │   ├── InferenceFailed        inference_failed
@@ -269,6 +271,18 @@ class Saturated(Unavailable):
     """The queue is full; nothing of the request was begun."""
 
     code = "saturated"
+
+
+class DeadlinePassed(Unavailable):
+    """It waited, or was worked on, for longer than a request may take."""
+
+    code = "deadline_passed"
+
+
+class EmbedderRestarted(Unavailable):
+    """What computes was started anew while it was at this image."""
+
+    code = "embedder_restarted"
 
 
 class Stopping(Unavailable):

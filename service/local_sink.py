@@ -44,7 +44,7 @@ class LocalSink:
         return self._collection.delete(ids=ids)
 
     def _embed(self, images: Sequence[bytes]) -> Sequence[Answer]:
-        return self._embedder.embed(images, thumbnails=self._collection.keep == "thumbnail")
+        return self._embedder.embed(images, thumbnails=self._collection.keep == "thumbnail", patient=True)
 
     def _labels(self) -> Iterator[tuple[str, str | None]]:
         cursor: str | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from backbone.artifact import Artifact, load_artifact
 from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
-from service.embedder import Embedder
+from service.embedder import Embedder, Limits
 from service.errors import FingerprintMismatch
 from service.runtime import Choice, choose_runtime
 from service.settings import Settings
@@ -67,9 +67,9 @@ class Models:
                 "send ready vectors, or start the service with that artifact."
             ) from None
 
-    def ready(self) -> bool:
+    async def ready(self) -> bool:
         """Say whether every model would compute what is sent now."""
-        return all(model.embedder.ready() for model in self._models.values())
+        return all([await model.embedder.ready() for model in self._models.values()])
 
     def close(self) -> None:
         """Finish what was admitted, then stop."""
@@ -96,7 +96,7 @@ def load_model(settings: Settings, limits: DecodeLimits | None = None) -> Loaded
         decode_timeout_s=settings.decode_timeout_s,
         batch_images=settings.batch_images,
         batch_wait_s=settings.batch_wait_ms / 1000,
-        queue_images=settings.queue_images,
+        queue=Limits(settings.queue_images, settings.queue_bytes, settings.embed_timeout_s),
         thumbnail_px=settings.thumbnail_px,
     )
     return LoadedModel(artifact, choice, embedder)

@@ -86,5 +86,6 @@ _WHEN = {
     422: "Refused for what it says: a bad value, or an image that cannot be embedded.",
     500: "A fault of the service.",
     503: "Not now; come back.",
+    504: "It waited, or took, longer than a request may.",
     507: "The disk is full.",
 }

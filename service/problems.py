@@ -1,7 +1,8 @@
 """Errors as answers: the one place that maps both error trees to status codes, and the one shape they have (RFC 9457).
 
 400 cannot be read · 401 no key · 404 unknown · 405 · 409 does not go with what is there · 413 too much · 415 not an accepted type ·
-422 refused for what it says · 500 ours, never caused by input · 503 not now · 507 disk full. Items of a batch carry the same object.
+422 refused for what it says · 500 ours, never caused by input · 503 not now · 504 too late · 507 disk full. Items of a batch carry
+the same object.
 """
 
 from __future__ import annotations
@@ -42,9 +43,12 @@ STATUS: dict[type[Exception], int] = {
     errors.UnsupportedBody: 415,
     errors.ItemsRefused: 422,
     errors.Unavailable: 503,
+    errors.DeadlinePassed: 504,
 }
 RETRY_AFTER_S: dict[type[Exception], int] = {
     errors.Saturated: 1,  # a full queue is a few seconds of work, and half of it will do
+    errors.DeadlinePassed: 5,  # what was before it in the line is done by then
+    errors.EmbedderRestarted: 1,
     errors.Stopping: 5,  # what another instance, or this one again, needs to be ready
     errors.StorageFailed: 30,  # a person has to look
 }

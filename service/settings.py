@@ -83,12 +83,25 @@ class Settings(BaseSettings):
         2.0,
         ge=0,
         le=1000,
-        description="Milliseconds that a forward pass waits for company. Default: 2, a tenth of the smallest network's pass.",
+        description="Milliseconds that a forward pass waits for images that are being decoded; for others it never waits. "
+        "Default: 2, a tenth of the smallest network's pass.",
     )
     queue_images: Count = Field(
         256,
         description="Most images admitted and not yet answered; more are refused with 503. Default: 256, a few seconds of work on two "
         "cores, beyond which a caller does better to come back.",
+    )
+    queue_bytes: Count = Field(
+        256 * MiB,
+        description="Most bytes of encoded images admitted and not yet answered; more are refused with 503. Default: 256 MiB, as many "
+        "photographs of 1 MB as images may wait.",
+    )
+    embed_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds from the admission of an image to its vector, then its request is answered 504; what would take longer is "
+        "refused at once. Default: 30, half of what the common proxies wait.",
     )
     max_body_bytes: Count = Field(
         64 * MiB,
@@ -140,6 +153,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "max_request_images is larger than queue_images, so a full request could never be admitted"
             )
+        if self.max_body_bytes > self.queue_bytes:
+            raise ValueError("max_body_bytes is larger than queue_bytes, so a full request could never be admitted")
         return self
 
     def key(self) -> bytes | None:

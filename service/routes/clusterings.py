@@ -126,7 +126,7 @@ async def name_cluster(
 
 @router.post(
     "/{g}/query",
-    responses=problems(400, 404, 409, 413, 415, 422, 503),
+    responses=problems(400, 404, 409, 413, 415, 422, 503, 504),
     openapi_extra=body(json=ClusterQueryBody, image=True),
 )
 async def query_clusters(

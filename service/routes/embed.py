@@ -43,7 +43,7 @@ NPY_TYPE = "application/x-npy"
     response_model=EmbedAnswer,
     responses={
         200: {"content": {NPY_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(400, 413, 415, 422, 503),
+        **problems(400, 413, 415, 422, 503, 504),
     },
     openapi_extra=body(json=EmbedBody, image=True, parts={"files": files("the images")}),
 )

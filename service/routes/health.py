@@ -25,7 +25,7 @@ async def readyz(request: Request, response: Response) -> StatusAnswer:
     service = get_service(request)
     checks = {
         "self_test": True,  # a service whose self-test failed does not start
-        "embedder": service.models.ready(),
+        "embedder": await service.models.ready(),
         "store": service.library.writable,
     }
     if not all(checks.values()):

@@ -67,7 +67,7 @@ async def count_points(collection: CollectionDep, body: CountBody | None = None)
 @router.put(
     "/{id}",
     response_model_exclude_none=True,
-    responses=problems(400, 404, 409, 413, 415, 422, 503, 507),
+    responses=problems(400, 404, 409, 413, 415, 422, 503, 504, 507),
     openapi_extra=body(image=True),
 )
 async def put_point(

@@ -51,7 +51,7 @@ _PARTS = {
 @router.put(
     "/points",
     response_model_exclude_none=True,
-    responses=problems(400, 404, 409, 413, 415, 422, 503, 507),
+    responses=problems(400, 404, 409, 413, 415, 422, 503, 504, 507),
     openapi_extra=body(json=PutPointsBody, parts=_PARTS),
 )
 async def put_points(request: Request, collection: CollectionDep) -> PutAnswer:

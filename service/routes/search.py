@@ -27,7 +27,7 @@ from service.schemas import ClassifyBody, ClassifyParams, QueryBatchBody, QueryB
 
 router = APIRouter(prefix="/v1/collections/{c}", tags=["search"])
 
-_ERRORS = problems(400, 404, 409, 413, 415, 422, 503)
+_ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
 
 
 @router.post(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.batching import Batcher
-from service.errors import InferenceFailed, Stopping
+from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
 
 Floats = NDArray[np.float32]
 TIMEOUT_S = 20.0
@@ -23,6 +24,7 @@ class Network:
 
     def __init__(self) -> None:
         self.batches: list[list[float]] = []
+        self.fits = 1_000  # images at once
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
@@ -33,6 +35,8 @@ class Network:
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
         if (values == -1).any():
+            raise ValueError("a poisoned image")
+        if len(values) > self.fits:
             raise MemoryError("too large")
         if (values == -2).any():
             raise SystemExit("the worker dies")
@@ -93,7 +97,7 @@ def test_a_failing_image_fails_alone_in_its_batch(batcher: Batcher, network: Net
         if index == position:
             with pytest.raises(InferenceFailed) as caught:
                 future.result(TIMEOUT_S)
-            assert isinstance(caught.value.__cause__, MemoryError)
+            assert isinstance(caught.value.__cause__, ValueError)
         else:
             assert float(future.result(TIMEOUT_S).global_token[0]) == values[index]
     assert len(network.batches) == 2 + 4  # each was tried once more, and once only
@@ -155,18 +159,67 @@ def test_closing_computes_what_waits_and_refuses_what_comes_after(network: Netwo
     batcher.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_when_the_worker_dies_every_future_still_ends(network: Network) -> None:
+def test_what_would_end_the_thread_ends_its_batch_and_the_thread_goes_on(network: Network) -> None:
     batcher = Batcher(network, batch_images=2, batch_wait_s=0.0)
     occupy(batcher, network)
     futures = [batcher.submit(pixels(value)) for value in (-2, 1, 2, 3)]
     network.gate.set()
-    for future in futures:
-        with pytest.raises(Stopping):
+    for future in futures[:2]:
+        with pytest.raises(EmbedderRestarted):
             future.result(TIMEOUT_S)
-    with pytest.raises(Stopping):
-        batcher.submit(pixels(4))
+    assert [float(future.result(TIMEOUT_S).global_token[0]) for future in futures[2:]] == [2, 3]
+    assert batcher.alive()
     batcher.close()
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_halved_and_later_ones_stay_so_small(network: Network) -> None:
+    batcher = Batcher(network, batch_images=8, batch_wait_s=0.0)
+    network.fits = 3
+    for _ in range(2):
+        network.batches.clear()
+        occupy(batcher, network)
+        futures = [batcher.submit(pixels(value)) for value in range(1, 9)]
+        network.gate.set()
+        assert [float(future.result(TIMEOUT_S).global_token[0]) for future in futures] == list(range(1, 9))
+        batches, network.batches = network.batches, []
+    assert batches == [[0], [1, 2], [3, 4], [5, 6], [7, 8]]
+    network.fits = 0
+    with pytest.raises(InferenceFailed):
+        batcher.submit(pixels(1)).result(TIMEOUT_S)
+    batcher.close()
+
+
+def test_an_image_that_nobody_can_use_any_more_is_not_computed(batcher: Batcher, network: Network) -> None:
+    occupy(batcher, network)
+    late, in_time = batcher.submit(pixels(1), time.monotonic()), batcher.submit(pixels(2), time.monotonic() + 60)
+    network.gate.set()
+    with pytest.raises(DeadlinePassed):
+        late.result(TIMEOUT_S)
+    assert float(in_time.result(TIMEOUT_S).global_token[0]) == 2
+    assert network.batches == [[0], [2]]
+
+
+def test_interactive_images_go_before_bulk_and_bulk_not_last_for_ever(
+    batcher: Batcher, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.line.BULK_PATIENCE_S", 0.2)
+    occupy(batcher, network)
+    futures = [batcher.submit(pixels(value), bulk=True) for value in (1, 2, 3)]
+    futures += [batcher.submit(pixels(value)) for value in (4, 5)]
+    time.sleep(0.3)
+    futures.append(batcher.submit(pixels(6)))
+    network.gate.set()
+    for future in futures:
+        future.result(TIMEOUT_S)
+    assert network.batches == [[0], [4, 5, 1, 2], [3, 6]]
+
+
+def test_nothing_waits_where_no_company_is_on_its_way() -> None:
+    network = Network()
+    batcher = Batcher(network, batch_images=4, batch_wait_s=10 * TIMEOUT_S, company=lambda: False)
+    batcher.submit(pixels(1)).result(TIMEOUT_S)
+    batcher.close()
+    assert network.batches == [[1]]
 
 
 def test_a_runtime_that_gives_too_few_rows_fails_the_images_and_not_the_thread() -> None:

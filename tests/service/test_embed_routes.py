@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from pictures import encoded, picture
 
+from service.errors import SettingsInvalid
+
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
@@ -249,3 +251,41 @@ def test_the_model_is_described(client: TestClient, tiny_artifact: Artifact) -> 
     assert (model["runtime"], model["precision"], model["licence"]) == ("torch", "fp32", "Apache-2.0")
     assert model["architecture"] == str(tiny_artifact.architecture)
     assert str(tiny_artifact.path) not in str(model)
+
+
+def test_an_image_that_cannot_be_embedded_in_time_is_504_and_says_when_to_come_back(
+    make_client: Callable[..., TestClient], png: Callable[..., bytes]
+) -> None:
+    client = make_client(embed_timeout_s=1e-6)
+    alone = client.post("/v1/embed", content=png(), headers={"Content-Type": "image/png"})
+    assert (alone.status_code, alone.json()["code"], alone.headers["Retry-After"]) == (504, "deadline_passed", "5")
+    listed = client.post("/v1/embed", json={"images": [base64.b64encode(png()).decode()] * 2})
+    assert listed.status_code == 200
+    assert [each["error"]["status"] for each in listed.json()["data"]] == [504, 504]
+
+
+def test_more_bytes_than_may_wait_are_503(make_client: Callable[..., TestClient], png: Callable[..., bytes]) -> None:
+    image = png()
+    client = make_client(queue_bytes=len(image), max_body_bytes=len(image))
+    fits = client.post("/v1/embed", content=image, headers={"Content-Type": "image/png"})
+    assert fits.status_code == 200
+    with pytest.raises(SettingsInvalid, match="queue_bytes"):
+        make_client(queue_bytes=len(image), max_body_bytes=len(image) + 1)
+
+
+def test_a_service_whose_network_fails_is_alive_and_not_ready(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/readyz").status_code == 200
+    embedder = client.app.state.service.models.default.embedder  # type: ignore[attr-defined]
+
+    def fail(pixels: object) -> None:
+        raise RuntimeError("a bad day")
+
+    monkeypatch.setattr("service.embedder.CANARY_S", 0.0)
+    with monkeypatch.context() as broken:
+        broken.setattr(embedder._batcher, "_run", fail)
+        answer = client.get("/readyz")
+        assert (answer.status_code, answer.json()["checks"]["embedder"]) == (503, False)
+        assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 200

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ from PIL import Image
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits
 from backbone.errors import CorruptImage, EmptyImage, UnsupportedImageType
-from service.embedder import Embedded, Embedder
-from service.errors import EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
+from service.embedder import INTERACTIVE_IMAGES, Embedded, Embedder, Limits
+from service.errors import DeadlinePassed, EmbedderRestarted, EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
 from service.runtime_torch import TorchRuntime
 
 if TYPE_CHECKING:
@@ -29,18 +30,12 @@ TIMEOUT_S = 20.0
 def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
     made: list[Embedder] = []
 
-    def make(run: object = None, **given: float) -> Embedder:
-        options = {
-            "decode_workers": 2,
-            "decode_timeout_s": 10.0,
-            "batch_images": 4,
-            "queue_images": 8,
-            "thumbnail_px": 64,
-            **given,
-        }
+    def make(run: object = None, queue_images: int = 8, **given: float) -> Embedder:
+        room = Limits(queue_images, int(given.pop("queue_bytes", 10**8)), given.pop("queue_seconds", TIMEOUT_S))
+        options = {"decode_workers": 1, "decode_timeout_s": 10.0, "batch_images": 4, "thumbnail_px": 64, **given}
         limits = DecodeLimits(formats=SERVICE_FORMATS)
         run = run or TorchRuntime(tiny_artifact, 1).run
-        made.append(Embedder(tiny_artifact, run, limits=limits, batch_wait_s=0.0, **options))  # type: ignore[arg-type]
+        made.append(Embedder(tiny_artifact, run, limits=limits, batch_wait_s=0.0, queue=room, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -132,12 +127,18 @@ def test_what_is_not_finite_is_refused(
 def test_a_network_that_fails_is_the_image_s_error_and_not_the_end(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
 ) -> None:
-    def broken(pixels: Floats, /) -> tuple[Floats, Floats]:
-        raise RuntimeError("out of memory")
+    broken = True
 
-    embedder = make_embedder(broken)
+    def run(pixels: Floats, /) -> tuple[Floats, Floats]:
+        if broken:
+            raise RuntimeError("a bad day")
+        return np.ones((len(pixels), 32), np.float32), np.ones((len(pixels), 16, 32), np.float32)
+
+    embedder = make_embedder(run)
     assert [type(answer) for answer in embedder.embed([png(), png()])] == [InferenceFailed] * 2
-    assert embedder.ready()
+    assert not asyncio.run(embedder.ready())
+    broken = False
+    assert asyncio.run(embedder.ready())
 
 
 def test_the_queue_takes_its_limit_and_refuses_one_more(
@@ -149,16 +150,138 @@ def test_the_queue_takes_its_limit_and_refuses_one_more(
     waiting = threading.Thread(target=lambda: answers.extend(embedder.embed([png()] * 8)))
     waiting.start()
     assert gate.entered.wait(TIMEOUT_S)
-    assert not embedder.ready()
+    assert not asyncio.run(embedder.ready())
     with pytest.raises(Saturated):
         embedder.embed([png()])
     gate.open.set()
     waiting.join(TIMEOUT_S)
     assert len(answers) == 8
-    assert embedder.ready()
+    assert asyncio.run(embedder.ready())
     assert len(embedder.embed([png()] * 8)) == 8  # every place is free again
     with pytest.raises(Saturated):
         embedder.embed([png()] * 9)
+
+
+def test_the_queue_takes_so_many_bytes_and_refuses_one_more(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    image = png()
+    embedder = make_embedder(queue_bytes=3 * len(image))
+    assert len(embedder.embed([image] * 3)) == 3
+    with pytest.raises(Saturated, match="bytes"):
+        embedder.embed([image] * 4)
+    assert len(embedder.embed([image] * 3)) == 3
+
+
+def test_what_would_take_longer_than_a_request_may_is_refused_at_once(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    gate = Gate()
+    gate.open.set()
+    embedder = make_embedder(gate, queue_seconds=5.0)
+    embedder.embed([png()])
+    embedder._batcher.seconds_per_image = 4.0
+    gate.open.clear()
+    gate.entered.clear()
+    waiting = threading.Thread(target=lambda: embedder.embed([png()]))
+    waiting.start()  # alone, it is tried, however long it may take
+    assert gate.entered.wait(TIMEOUT_S)
+    begun = time.monotonic()
+    with pytest.raises(Saturated, match="takes 8 s"):
+        embedder.embed([png()])
+    assert time.monotonic() - begun < 0.1
+    gate.open.set()
+    waiting.join(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("way", ["thread", "loop"])
+def test_a_network_that_hangs_is_answered_at_the_deadline(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes], way: str
+) -> None:
+    gate = Gate()
+    embedder = make_embedder(gate, batch_images=1, queue_seconds=1.0)
+    begun = time.monotonic()
+    images = [png(), png()]  # one is being computed, one waits
+    answers = embedder.embed(images) if way == "thread" else asyncio.run(embedder.embed_async(images))
+    assert [type(answer) for answer in answers] == [DeadlinePassed] * 2
+    assert 0.9 < time.monotonic() - begun < 3
+    gate.open.set()
+    until = time.monotonic() + TIMEOUT_S
+    while embedder._admitted:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert gate.images <= 1, "nobody waited for the second"
+    assert isinstance(embedder.embed([png()])[0], Embedded)
+
+
+def test_patient_work_has_no_deadline(make_embedder: Callable[..., Embedder], png: Callable[..., bytes]) -> None:
+    gate = Gate()
+    embedder = make_embedder(gate, queue_seconds=0.5)
+    threading.Timer(1.5, gate.open.set).start()
+    [answer] = embedder.embed([png()], patient=True)
+    assert isinstance(answer, Embedded)
+
+
+def test_a_query_goes_before_an_upload(make_embedder: Callable[..., Embedder], png: Callable[..., bytes]) -> None:
+    gate = Gate()
+
+    def slow(pixels: Floats, /) -> tuple[Floats, Floats]:
+        time.sleep(0.1)
+        return gate(pixels)
+
+    embedder = make_embedder(slow, batch_images=1)
+    ended: list[str] = []
+
+    def ask(name: str, images: int) -> None:
+        embedder.embed([png()] * images)
+        ended.append(name)
+
+    upload = threading.Thread(target=ask, args=("upload", INTERACTIVE_IMAGES + 1))
+    upload.start()
+    assert gate.entered.wait(TIMEOUT_S)
+    query = threading.Thread(target=ask, args=("query", 1))
+    query.start()
+    until = time.monotonic() + TIMEOUT_S
+    while embedder._decoding:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    gate.open.set()
+    for thread in (upload, query):
+        thread.join(TIMEOUT_S)
+    assert ended == ["query", "upload"]
+
+
+def test_a_network_that_ends_its_thread_is_started_anew(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    dies = True
+
+    def run(pixels: Floats, /) -> tuple[Floats, Floats]:
+        if dies:
+            raise SystemExit
+        return np.ones((len(pixels), 32), np.float32), np.ones((len(pixels), 16, 32), np.float32)
+
+    embedder = make_embedder(run)
+    assert [type(answer) for answer in embedder.embed([png()] * 3)] == [EmbedderRestarted] * 3
+    dies = False
+    assert isinstance(embedder.embed([png()])[0], Embedded)
+
+
+def test_readiness_embeds_an_image_where_none_was_embedded_just_now(
+    make_embedder: Callable[..., Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    gate.open.set()
+    embedder = make_embedder(gate)
+    assert asyncio.run(embedder.ready())
+    assert gate.images == 1
+    assert asyncio.run(embedder.ready())
+    assert gate.images == 1
+    monkeypatch.setattr("service.embedder.CANARY_S", 0.0)
+    assert asyncio.run(embedder.ready())
+    assert gate.images == 2
+    gate.value = float("nan")
+    assert not asyncio.run(embedder.ready())
 
 
 def test_what_a_cancelled_caller_left_waiting_is_not_computed(
@@ -186,7 +309,7 @@ def test_closing_answers_what_was_admitted(make_embedder: Callable[..., Embedder
     embedder.close()
     with pytest.raises(Stopping):
         embedder.embed([png()])
-    assert not embedder.ready()
+    assert not asyncio.run(embedder.ready())
     embedder.close()
 
 

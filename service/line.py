@@ -1,0 +1,62 @@
+"""A line of things that wait for a worker: interactive before bulk, and nobody for ever.
+
+Bulk waits as if it had come BULK_PATIENCE_S later. So a person's query overtakes the thousand pictures of a job, and a stream of
+queries holds the job up by so much and no more.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+BULK_PATIENCE_S = 2.0  # what nobody notices of an upload of many pictures, and everybody of a query
+
+
+class Line(Generic[T]):
+    """What waits, in the order of its turn; thread-safe."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, T]] = []
+        self._number = itertools.count()  # equal turns in the order of arrival
+        self._changed = threading.Condition()
+        self._open = True
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def put(self, item: T, bulk: bool) -> bool:
+        """Let an item wait; say whether the line is open, for else it does not."""
+        with self._changed:
+            if self._open:
+                turn = time.monotonic() + BULK_PATIENCE_S * bulk
+                heapq.heappush(self._heap, (turn, next(self._number), item))
+                self._changed.notify()
+            return self._open
+
+    def take(self, most: int = 1, wait_s: float = 0.0, company: Callable[[], bool] = lambda: False) -> list[T]:
+        """Wait for items and return up to `most` of those whose turn it is; none: the line is closed and empty.
+
+        While `company` says that more are about to come, `wait_s` are waited for them.
+        """
+        with self._changed:
+            while self._open and not self._heap:
+                self._changed.wait()
+            end = time.monotonic() + wait_s
+            while self._open and len(self._heap) < most and company():
+                left_s = end - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(left_s)
+            return [heapq.heappop(self._heap)[2] for _ in range(min(most, len(self._heap)))]
+
+    def close(self) -> None:
+        """Let nothing more in; what waits is still taken."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
