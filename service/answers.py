@@ -67,6 +67,63 @@ class EmbedAnswer(Answer):
     fingerprint: str
 
 
+class Embedding(Answer):
+    """One image's vector, in OpenAI's shape; a text is base64 of float32 numbers, little-endian."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(Answer):
+    """What OpenAI counts; images have no tokens."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class EmbeddingsAnswer(Answer):
+    """Vectors in OpenAI's shape."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class OpenAiModel(Answer):
+    """A loaded model in OpenAI's shape, with what binds collections to it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "dinodex"
+    fingerprint: str
+    dimension: int
+
+
+class OpenAiModels(Answer):
+    """The loaded models in OpenAI's shape."""
+
+    object: Literal["list"] = "list"
+    data: list[OpenAiModel]
+
+
+class OpenAiFault(Answer):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str
+
+
+class OpenAiError(Answer):
+    """An error in OpenAI's shape."""
+
+    error: OpenAiFault
+
+
 class CollectionAnswer(Answer):
     """A collection and its figures; `model_loaded` says whether it takes images now.
 

@@ -14,9 +14,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import openapi, problems
 from service.access import RequireKey, key_digest
+from service.metrics import Metrics
 from service.opened import open_service
 from service.problems import TooLargeAsProblem
-from service.routes import analysis, clusterings, collections, embed, evaluation, health, jobs, points, putting, search
+from service.routes import (
+    analysis,
+    clusterings,
+    collections,
+    embed,
+    evaluation,
+    health,
+    jobs,
+    openai,
+    points,
+    putting,
+    search,
+)
 from service.routes.state import name_model
 from service.settings import Settings
 from service.telemetry import RequestLog
@@ -29,6 +42,7 @@ class Application(FastAPI):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.metrics = Metrics()
         self._digest = key_digest(settings)
         super().__init__(
             title="dinodex",
@@ -44,7 +58,7 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Return the whole application."""
         inner = TooLargeAsProblem(super().build_middleware_stack())
-        return RequestLog(RequireKey(RawPath(inner), self._digest))
+        return RequestLog(RequireKey(RawPath(inner), self._digest), self.metrics)
 
 
 class RawPath:
@@ -56,9 +70,14 @@ class RawPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         raw = scope.get("raw_path", b"")
-        if scope["type"] == "http" and raw.startswith(b"/v1/"):
-            scope = {**scope, "path": raw.decode("latin-1")}
-        await self._app(scope, receive, send)
+        if not (scope["type"] == "http" and raw.startswith(b"/v1/")):
+            await self._app(scope, receive, send)
+            return
+        inner = {**scope, "path": raw.decode("latin-1")}
+        try:
+            await self._app(inner, receive, send)
+        finally:
+            scope["route"] = inner.get("route")  # for those outside, who count by it
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -68,7 +87,19 @@ def create_app(settings: Settings) -> FastAPI:
         SettingsInvalid: no key, and no permission to go without.
     """
     app = Application(settings)
-    for module in (health, embed, collections, putting, points, search, evaluation, clusterings, analysis, jobs):
+    for module in (
+        health,
+        embed,
+        openai,
+        collections,
+        putting,
+        points,
+        search,
+        evaluation,
+        clusterings,
+        analysis,
+        jobs,
+    ):
         app.include_router(module.router)
     problems.install(app)
     openapi.install(app)
@@ -78,7 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Application)
-    with open_service(app.settings) as service:
+    with open_service(app.settings, app.metrics) as service:
         app.state.service = service
         model = service.models.default
         log.info(

@@ -57,16 +57,22 @@ class Batcher:
     """Gathers images of many callers into forward passes.
 
     The number of waiting images is bounded by whoever admits them (`service.embedder`), so `submit` never blocks. `company` says
-    whether more images are about to be submitted.
+    whether more images are about to be submitted; `ran` is told how many were computed at once.
     """
 
     def __init__(
-        self, run: Run, batch_images: int, batch_wait_s: float, company: Callable[[], bool] = lambda: True
+        self,
+        run: Run,
+        batch_images: int,
+        batch_wait_s: float,
+        company: Callable[[], bool] = lambda: True,
+        ran: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._run = run
         self._batch_images = batch_images
         self._batch_wait_s = batch_wait_s
         self._company = company
+        self._ran = ran
         self._line: Line[_Item] = Line()
         self.seconds_per_image = 0.0  # of recent passes; 0 before the first
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -135,6 +141,7 @@ class Batcher:
         if len(global_tokens) != len(items) or len(patch_tokens) != len(items):
             raise ValueError("the runtime gave another number of rows than it was given images")
         self.seconds_per_image = _recent(self.seconds_per_image, infer_s / len(items))
+        self._ran(len(items))
         for item, global_token, patches in zip(items, global_tokens, patch_tokens, strict=True):
             item.future.set_result(TokensOfOne(global_token, patches, begun - item.since, infer_s))
 

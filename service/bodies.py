@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -22,10 +23,13 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from backbone.errors import EmptyImage
+from backbone.errors import EmptyImage, UnsupportedImageType
 from service.errors import InvalidVector, MalformedRequest, TooManyItems, UnsupportedBody
 
 M = TypeVar("M", bound=BaseModel)
+
+MAX_DATA_URI_HEAD = 100  # characters before the comma
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:")  # the scheme of a URI; base64 has no colon
 
 IMAGE, JSON, MULTIPART, NPY = "image", "json", "multipart", "npy"
 _KINDS = {"application/json": JSON, "multipart/form-data": MULTIPART, "application/x-npy": NPY}
@@ -106,12 +110,22 @@ def parse_object(name: str, text: str | None) -> dict[str, Any] | None:
     return value
 
 
+def strip_data_uri(text: str) -> str:
+    """Return the base64 of a data URI of an image (RFC 2397), and any other text as it is."""
+    head, comma, rest = text.partition(",")
+    head = head[:MAX_DATA_URI_HEAD].lower()
+    return rest if comma and head.startswith("data:image/") and head.endswith(";base64") else text
+
+
 def decode_base64(text: str) -> bytes:
     """Return the bytes of base64 text.
 
     Raises:
         MalformedRequest: it is none.
+        UnsupportedImageType: it is an address, which nobody fetches.
     """
+    if _ADDRESS.match(text):
+        raise UnsupportedImageType("an address is not fetched; send the bytes of the image in base64.")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -37,6 +37,7 @@ from service.errors import (
     Stopping,
 )
 from service.line import Line
+from service.metrics import Metrics
 
 PATCHES = "patches"  # the output that is not pooled
 INTERACTIVE_IMAGES: Final = 4  # of a request at most that somebody waits for; more are an upload, and let those pass
@@ -102,6 +103,7 @@ class Embedder:
         batch_wait_s: float,
         queue: Limits,
         thumbnail_px: int,
+        metrics: Metrics,
     ) -> None:
         self._artifact = artifact
         self._preprocess = artifact.preprocess
@@ -116,7 +118,13 @@ class Embedder:
         self._canary_vector: NDArray[np.float32] | None = None  # as it was the first time
         self._line: Line[_Ticket] = Line()
         self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
-        self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0)
+        self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran)
+        self._metrics = metrics
+        metrics.watch("queue_images", "Images admitted and not yet answered.", lambda: len(self._admitted))
+        metrics.watch("queue_bytes", "Their bytes as they came.", lambda: self._admitted_bytes)
+        metrics.watch(
+            "decoder_restarts", "Decoder processes that had to be started anew.", lambda: self._decoders.restarts
+        )
         self._threads = [  # each waits for a decoder process
             threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True) for i in range(decode_workers)
         ]
@@ -274,6 +282,7 @@ class Embedder:
 
     def _decode(self, ticket: _Ticket) -> None:
         if ticket.answer.cancelled():
+            self._metrics.image_cancelled()
             return
         if ticket.deadline < time.monotonic():
             raise DeadlinePassed("the image waited longer than its request may take; send it again later.")
@@ -285,8 +294,9 @@ class Embedder:
         tokens = self._batcher.submit(pixels, ticket.deadline, ticket.bulk)
 
         def computed(tokens: Future[TokensOfOne]) -> None:
-            if tokens.cancelled():
-                return  # its ticket was cancelled first
+            if tokens.cancelled():  # its ticket was cancelled first
+                self._metrics.image_cancelled()
+                return
             error = tokens.exception()
             self._end(ticket, error or _Computed(tokens.result(), decoded.thumbnail, decode_s))
 
@@ -294,6 +304,12 @@ class Embedder:
         tokens.add_done_callback(computed)
 
     def _answer(self, ticket: _Ticket, output: str | None) -> Answer:
+        answer = self._outcome(ticket, output)
+        if not isinstance(answer, Embedded):
+            self._metrics.image_refused(answer.code)
+        return answer
+
+    def _outcome(self, ticket: _Ticket, output: str | None) -> Answer:
         if not ticket.answer.done():
             return DeadlinePassed("the image took longer than its request may take; send it again later.")
         try:

@@ -6,7 +6,8 @@
     │   ├── PointMissing           point_missing
     │   ├── ClusteringMissing      clustering_missing
     │   ├── ClusterMissing         cluster_missing
-    │   └── JobMissing             job_missing
+    │   ├── JobMissing             job_missing
+    │   └── ModelMissing           model_not_found     OpenAI's word, which its clients know
     ├── Conflict               what is there does not go with what was asked for
     │   ├── CollectionConflict     collection_conflict
     │   ├── FingerprintMismatch    fingerprint_mismatch
@@ -93,6 +94,12 @@ class JobMissing(Missing):
     """No job has this id."""
 
     code = "job_missing"
+
+
+class ModelMissing(Missing):
+    """No loaded model has this name."""
+
+    code = "model_not_found"
 
 
 class Conflict(ServiceError):

@@ -9,7 +9,8 @@ from backbone.artifact import Artifact, load_artifact
 from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
 from service.embedder import Embedder, Limits
-from service.errors import FingerprintMismatch
+from service.errors import FingerprintMismatch, ModelMissing
+from service.metrics import Metrics
 from service.runtime import Choice, choose_runtime
 from service.settings import Settings
 
@@ -49,6 +50,17 @@ class Models:
         """Return the model that answers where no collection says which."""
         return next(iter(self._models.values()))
 
+    def all(self) -> list[LoadedModel]:
+        """Return the loaded models, the default one first."""
+        return list(self._models.values())
+
+    def named(self, name: str) -> LoadedModel:
+        """Return the model with this name or fingerprint. Raises ModelMissing."""
+        for model in self._models.values():
+            if name in (model.name, model.fingerprint):
+                return model
+        raise ModelMissing(f"no loaded model is called {name[:128]!r}; GET /v1/models lists them.")
+
     def loaded(self, fingerprint: str) -> bool:
         """Say whether the model with this fingerprint is there."""
         return fingerprint in self._models
@@ -77,10 +89,11 @@ class Models:
             model.embedder.close()
 
 
-def load_model(settings: Settings, limits: DecodeLimits | None = None) -> LoadedModel:
+def load_model(settings: Settings, limits: DecodeLimits | None = None, metrics: Metrics | None = None) -> LoadedModel:
     """Load and verify the artifact, choose its runtime and start its embedder.
 
     `limits` says what an image may cost where its owner, and not a stranger, hands it in; None takes the settings'.
+    `metrics` counts what it does, where somebody looks.
 
     Raises:
         BackboneError: the artifact is missing, damaged, or no runtime computes what it was written with.
@@ -98,5 +111,6 @@ def load_model(settings: Settings, limits: DecodeLimits | None = None) -> Loaded
         batch_wait_s=settings.batch_wait_ms / 1000,
         queue=Limits(settings.queue_images, settings.queue_bytes, settings.embed_timeout_s),
         thumbnail_px=settings.thumbnail_px,
+        metrics=metrics or Metrics(),
     )
     return LoadedModel(artifact, choice, embedder)

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.answers import Problem
+from service.answers import OpenAiError, Problem
 from service.problems import MEDIA_TYPE
 
 _REF = "#/components/schemas/{model}"
@@ -52,6 +52,11 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return `responses` for a route: the statuses it answers errors with, in the one shape."""
     content = {MEDIA_TYPE: {"schema": _REF_PROBLEM}}
     return {status: {"description": _WHEN[status], "content": content} for status in sorted({*statuses, 401, 500})}
+
+
+def openai_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return `responses` for a route that answers errors in OpenAI's shape."""
+    return {status: {"model": OpenAiError, "description": _WHEN[status]} for status in sorted({*statuses, 401, 500})}
 
 
 def install(app: FastAPI) -> None:

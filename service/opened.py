@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from anyio import CapacityLimiter
 
 from service.library import Library
+from service.metrics import Metrics
 from service.models import Models, load_model
 from service.settings import Settings
 
@@ -25,8 +26,8 @@ class Service:
 
 
 @contextmanager
-def open_service(settings: Settings) -> Iterator[Service]:
-    """Lock and open the data directory, load the artifact, prove its runtime; close all of it in the end.
+def open_service(settings: Settings, metrics: Metrics) -> Iterator[Service]:
+    """Lock and open the data directory, load the artifact, prove its runtime, have all of it counted; close it in the end.
 
     Raises:
         BackboneError, ServiceError: one of them cannot be had; nothing stays open.
@@ -34,8 +35,12 @@ def open_service(settings: Settings) -> Iterator[Service]:
     # First, because the lock is cheap: a second service must not load a model before it hears no.
     library = Library.open(settings.data, settings.threads)
     try:
-        models = Models([load_model(settings)])
+        models = Models([load_model(settings, metrics=metrics)])
         try:
+            metrics.watch(
+                "library_writable", "1 while writes are taken, 0 after the disk failed.", lambda: library.writable
+            )
+            metrics.watch("ready_models", "Models that are loaded.", lambda: len(models.all()))
             # A put holds at least one place of the queue, so more threads than places would have nothing to wait for.
             yield Service(settings, models, library, CapacityLimiter(settings.queue_images))
         finally:

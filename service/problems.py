@@ -52,6 +52,7 @@ RETRY_AFTER_S: dict[type[Exception], int] = {
     errors.Stopping: 5,  # what another instance, or this one again, needs to be ready
     errors.StorageFailed: 30,  # a person has to look
 }
+_OPENAI_ROUTES = ("/v1/embeddings", "/v1/models")  # whose errors have OpenAI's shape
 _HTTP_CODES = {400: "malformed_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _HTTP_DETAILS = {
     404: "there is no such route; /openapi.json lists them.",
@@ -162,8 +163,17 @@ def _respond(request: Request, problem: dict[str, Any], extra: Any = None) -> Re
         headers["Retry-After"] = str(problem["retry_after_s"])
     if problem["status"] == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if request.scope.get("path", "").startswith(_OPENAI_ROUTES):
+        return JSONResponse(_as_openai(problem), problem["status"], headers)
     content = {**problem, "request_id": _request_id(request)}
     return JSONResponse(content, problem["status"], headers, MEDIA_TYPE)
+
+
+def _as_openai(problem: dict[str, Any]) -> dict[str, Any]:
+    """Return a problem as OpenAI's clients expect an error."""
+    status = problem["status"]
+    kind = "server_error" if status >= 500 else "authentication_error" if status == 401 else "invalid_request_error"
+    return {"error": {"message": problem["detail"], "type": kind, "param": None, "code": problem["code"]}}
 
 
 def _request_id(request: Request) -> str | None:
@@ -185,7 +195,7 @@ class TooLargeAsProblem:
             nonlocal replaced
             if message["type"] == "http.response.start" and message["status"] == 413:
                 kind = dict(message["headers"]).get(b"content-type", b"")
-                replaced = not kind.startswith(MEDIA_TYPE.encode())
+                replaced = kind.startswith(b"text/plain")
                 if replaced:
                     request = Request(scope)
                     answer = _respond(

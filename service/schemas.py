@@ -59,6 +59,24 @@ class EmbedBody(Request):
     images: Annotated[list[Base64], Field(min_length=1)]
 
 
+class EmbeddingsBody(BaseModel):
+    """What OpenAI's clients send; what else they send is left alone."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    input: Annotated[
+        str | Annotated[list[str], Field(min_length=1)],
+        Field(description="one image or several, each a data URI or base64"),
+    ]
+    model: Annotated[
+        str | None, Field(description="name or fingerprint of a loaded model; the default one if absent")
+    ] = None
+    encoding_format: Annotated[
+        Literal["float", "base64"], Field(description="base64: the vector's float32 numbers, little-endian")
+    ] = "float"
+    dimensions: Annotated[int | None, Field(description="the model's own, where it is given")] = None
+
+
 class CollectionBody(Request):
     """How to make a collection; `fingerprint` binds it to that loaded model instead of the default one."""
 

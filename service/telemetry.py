@@ -1,4 +1,4 @@
-"""What a request was and what it cost: its id, one JSON log line, `Server-Timing`."""
+"""What a request was and what it cost: its id, one JSON log line, `Server-Timing`, the counters."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.metrics import Metrics
 from service.problems import log_failure, problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what a caller may choose; anything else could forge log lines
@@ -28,11 +29,11 @@ class Timings:
     """Seconds by stage (decode, queue, infer, search) of one request; a stage done side by side counts once, at its longest."""
 
     def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     def longest(self, stage: str, seconds: float) -> None:
         """Count one of several items that went through a stage side by side."""
-        self._seconds[stage] = max(seconds, self._seconds.get(stage, 0.0))
+        self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -41,21 +42,22 @@ class Timings:
         try:
             yield
         finally:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - begun
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
 
     def header(self) -> str:
         """Return the stages as `Server-Timing` wants them, in milliseconds."""
-        return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in self._seconds.items())
+        return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in self.seconds.items())
 
 
 class RequestLog:
-    """ASGI middleware, the outermost: gives each request an id and its timings, and logs it when it has ended.
+    """ASGI middleware, the outermost: gives each request an id and its timings, and logs and counts it when it has ended.
 
     Also the boundary of the application: what no handler caught is logged and answered 500 in the common shape.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -90,7 +92,10 @@ class RequestLog:
             elif status != 500:  # begun well and broken off; a 500 that was begun has been logged with its answer
                 log_failure(Request(scope), error)
         finally:
-            _log_request(scope, status, time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+            _log_request(scope, status, seconds)
+            route = getattr(scope.get("route"), "path", None)
+            self._metrics.request_ended(scope["method"], route, status, state.get("code"), seconds, timings.seconds)
 
 
 def _log_request(scope: Scope, status: int, seconds: float) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import orjson
 from fastapi import APIRouter, Query, Request, Response
-from starlette.responses import JSONResponse
 
+from backbone.errors import ImageRefused
 from service.answers import EmbedAnswer
 from service.bodies import (
     IMAGE,
@@ -69,7 +70,8 @@ async def embed(
     if dtype is not None:
         return Response(to_npy(_matrix(answers, dtype)), media_type=NPY_TYPE)
     data = [_item(request, index, answer) for index, answer in enumerate(answers)]
-    return JSONResponse({"data": data, "model": model.name, "fingerprint": fingerprint})
+    whole = {"data": data, "model": model.name, "fingerprint": fingerprint}
+    return Response(orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
 async def embed_each(
@@ -92,7 +94,7 @@ def base64_images(texts: Sequence[str]) -> list[bytes | Exception]:
     for text in texts:
         try:
             images.append(decode_base64(text))
-        except MalformedRequest as error:
+        except (MalformedRequest, ImageRefused) as error:
             images.append(error)
     return images
 
@@ -112,7 +114,7 @@ async def _read_list(request: Request, settings: Settings) -> list[bytes | Excep
 
 def _item(request: Request, index: int, answer: Embedded | Exception) -> dict[str, Any]:
     if isinstance(answer, Embedded):
-        return {"index": index, "embedding": answer.vector.tolist()}
+        return {"index": index, "embedding": np.ascontiguousarray(answer.vector)}
     problem = item_problem(answer)
     if problem["status"] == 500:
         log_failure(request, answer)

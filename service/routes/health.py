@@ -1,8 +1,10 @@
-"""Is it alive, is it ready, and what model is it."""
+"""Is it alive, is it ready, what did it do, and what model is it."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from backbone.pooling import POOLINGS
 from service.answers import ModelAnswer, StatusAnswer
@@ -32,6 +34,12 @@ async def readyz(request: Request, response: Response) -> StatusAnswer:
         response.status_code = 503
         response.headers["Retry-After"] = "1"
     return StatusAnswer(status="ready" if all(checks.values()) else "not ready", checks=checks)
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses=problems())
+async def metrics(request: Request) -> Response:
+    """Give the counters in Prometheus' text format."""
+    return Response(request.app.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/v1/model", responses=problems())

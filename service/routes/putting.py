@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 
+from backbone.errors import ImageRefused
 from service.answers import Problem, PutAnswer, PutItem
 from service.bodies import (
     JSON,
@@ -120,7 +121,7 @@ def _from_json(points: Sequence[PointIn]) -> Iterator[Incoming | Placed]:
         assert point.image is not None
         try:
             yield _with_image(point, decode_base64(point.image))
-        except MalformedRequest as error:
+        except (MalformedRequest, ImageRefused) as error:
             yield Placed(point.id, error=error)
 
 

@@ -225,7 +225,8 @@ def test_the_openapi_document_is_complete(client: TestClient) -> None:
             assert operation.get("description"), where
             assert ("requestBody" in operation) is (method not in bodyless), where
             if path.startswith("/v1"):
-                assert "application/problem+json" in operation["responses"]["401"]["content"], where
+                shape = "json" if path.startswith(("/v1/embeddings", "/v1/models")) else "problem+json"
+                assert f"application/{shape}" in operation["responses"]["401"]["content"], where
                 assert "security" not in operation, where
 
 

@@ -126,11 +126,20 @@ def test_a_list_of_one_refused_image_is_still_200(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["%%%", "data:image/png;base64,AAAA", "http://127.0.0.1/cat.png", "file:///etc/passwd", "ä"]
+    ("text", "code"),
+    [
+        ("%%%", "malformed_request"),
+        ("ä", "malformed_request"),
+        ("data:image/png;base64,AAAA", "unsupported_image_type"),
+        ("http://127.0.0.1/cat.png", "unsupported_image_type"),
+        ("file:///etc/passwd", "unsupported_image_type"),
+    ],
 )
-def test_text_that_is_no_base64_is_that_item_s_error(client: TestClient, png: Callable[..., bytes], text: str) -> None:
+def test_s23_text_that_is_no_base64_is_that_item_s_error_and_an_address_is_not_fetched(
+    client: TestClient, png: Callable[..., bytes], text: str, code: str
+) -> None:
     data = client.post("/v1/embed", json={"images": [text, b64(png())]}).json()["data"]
-    assert data[0]["error"]["code"] == "malformed_request"
+    assert data[0]["error"]["code"] == code
     assert "embedding" in data[1]
 
 

@@ -17,6 +17,7 @@ from backbone.decode import SERVICE_FORMATS, DecodeLimits
 from backbone.errors import CorruptImage, EmptyImage, UnsupportedImageType
 from service.embedder import INTERACTIVE_IMAGES, Embedded, Embedder, Limits
 from service.errors import DeadlinePassed, EmbedderRestarted, EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
+from service.metrics import Metrics
 from service.runtime_torch import TorchRuntime
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
         options = {"decode_workers": 1, "decode_timeout_s": 10.0, "batch_images": 4, "thumbnail_px": 64, **given}
         limits = DecodeLimits(formats=SERVICE_FORMATS)
         run = run or TorchRuntime(tiny_artifact, 1).run
-        made.append(Embedder(tiny_artifact, run, limits=limits, batch_wait_s=0.0, queue=room, **options))  # type: ignore[arg-type]
+        made.append(
+            Embedder(tiny_artifact, run, limits=limits, batch_wait_s=0.0, queue=room, metrics=Metrics(), **options)
+        )  # type: ignore[arg-type]
         return made[-1]
 
     yield make
