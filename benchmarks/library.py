@@ -26,7 +26,7 @@ from service.points import NewPoint
 
 BATCH = 256  # points of a put
 READY_POINTS = 200_000  # put as vectors alone
-GROWTH = 0.025  # of the points, put in later: more than the tail may hold, so that a build begins
+GROWTH = 0.0125  # of the points, put in later: more than the tail may hold, so that a build begins
 LEAST_GROWTH = 5_000
 STEADY_QUERIES = 2_000
 FEWEST_QUERIES = 200  # of which a p99 says something

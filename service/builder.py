@@ -20,10 +20,10 @@ import numpy as np
 import structlog
 
 from service import index_build, planner, snapshots
-from service.approximate import Reach
 from service.chosen import Positions
 from service.database import Database
 from service.errors import ServiceError
+from service.index_build import MORE, VECTORS, Built
 from service.points import Vector
 from service.segments import Rows, Segment
 from service.vectors import VectorIndex, View
@@ -120,16 +120,17 @@ class Builder:
         folder = snapshots.folder_of(self._folder, subject.belonging.collection)
         path = folder / str(max((int(p.name) for p in snapshots.generations(folder)), default=0) + 1)
 
-        def index(unfinished: Path) -> Reach | None:
+        def index(unfinished: Path) -> Built | None:
             if not planner.wants_approximate(len(rows)):
                 return None
             dimension = subject.belonging.dimension
             threads = max(1, self._threads // 2)  # the other half answers: with all, searches took 3.5 times as long
-            extended = None if content.grown is None else content.grown.approximate
-            return index_build.build(unfinished, dimension, threads, lambda: self._check(subject), extended)
+            grown = None if content.grown is None else content.grown.approximate
+            return index_build.build(unfinished, dimension, threads, lambda: self._check(subject), grown)
 
         blocks = self._watched(subject, content.blocks())
-        main = snapshots.write(path, subject.belonging, tick, rows, blocks, index).segment
+        into = VECTORS if content.grown is None else MORE
+        main = snapshots.write(path, subject.belonging, tick, rows, blocks, index, into).segment
         main = main.without(content.dead())
         self._database.write(lambda _: None, lambda _: subject.index.swap(main))
         subject.anew = False
@@ -159,10 +160,7 @@ class _Content:
         return self.rest.rows() if self.grown is None else np.concatenate([self.grown.rows, self.rest.rows()])
 
     def blocks(self) -> Iterator[Vector]:
-        """Yield the vectors in the order of the rows."""
-        if self.grown is not None:
-            for start in range(0, self.grown.count, WRITE_BLOCK):
-                yield self.grown.vectors[start : start + WRITE_BLOCK]
+        """Yield the vectors of the rest, in the order of the rows: the others are copied from file to file."""
         rows = self.rest.rows()
         for start in range(0, len(rows), WRITE_BLOCK):
             yield self.rest.vectors(rows[start : start + WRITE_BLOCK])

@@ -24,7 +24,7 @@ BUILD_POINTS = (
     16_384  # points in the tail, from which on a main segment is worth its files; a start reads a tail in 0.1 s
 )
 BUILD_SHARE = (
-    0.02  # of the main segment: a tail of 20,000 beside a million costs 1 ms a search, and is folded in by then
+    0.01  # of the main segment: a tail of 10,000 beside a million costs 1 ms a search; to fold it in, 2 GB are written
 )
 EXTEND_POINTS = (
     4096  # in the tail beside an index that gets them: 0.3 ms a search; adding so few to 100,000 takes seconds

@@ -11,10 +11,8 @@ accepts many damaged files (13 of 60 with flipped bits), so no file reaches it w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
-import os
 import shutil
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +25,13 @@ import numpy.typing as npt
 
 from backbone.durable import new_directory, write_file
 from service.approximate import ApproximateIndex, Reach
-from service.index_build import INDEX, VECTORS
+from service.hashed_files import describe, write_hashed
+from service.index_build import INDEX, VECTORS, Built
 from service.points import Vector
 from service.segments import Rows, Segment
 
 FORMAT = 2
 ROWS, MANIFEST = "rows.i64", "manifest.json"
-FLUSH_BYTES = 64 * 2**20  # written between two flushes: a commit that waits behind one waits for tens of milliseconds
 MAX_MANIFEST_BYTES = 64 * 1024  # ours have one
 
 
@@ -100,21 +98,24 @@ def write(
     tick: int,
     rows: Rows,
     blocks: Iterable[Vector],
-    build: Callable[[Path], Reach | None],
+    build: Callable[[Path], Built | None],
+    into: str = VECTORS,
 ) -> Main:
     """Write a generation of the vectors [N, D] that `blocks` yields, and return it as it is read back.
 
-    `build` may make an index in the folder that it is given, over the vectors that lie there. Raises StorageFailed, Doubt, and
-    what `build` and the blocks raise; nothing of it stays then.
+    `build` may make an index in the folder that it is given, over the vectors that lie there; None says that it did not. Where they
+    are written `into` another file, it makes the file of all vectors of them. Raises StorageFailed, Doubt, and what `build` and the
+    blocks raise; nothing of it stays then.
     """
     with new_directory(path) as folder:
-        files = {
-            VECTORS: _written(folder / VECTORS, (_bytes(block, "<f4") for block in blocks)),
-            ROWS: _written(folder / ROWS, [_bytes(rows, "<i8")]),
-        }
-        reach = build(folder)
-        if reach is not None:
-            files[INDEX] = _described(folder / INDEX)
+        written = write_hashed(folder / into, (_bytes(block, "<f4") for block in blocks))
+        files = {ROWS: write_hashed(folder / ROWS, [_bytes(rows, "<i8")])}
+        built = build(folder)
+        reach = None if built is None else built.reach
+        if into == VECTORS:
+            files[VECTORS] = written
+        if built is not None:
+            files |= built.files
         said = {
             "format": FORMAT,
             "belonging": asdict(belonging),
@@ -172,7 +173,7 @@ def _small(path: Path) -> bytes:
 
 
 def _compare(path: Path, said: dict[str, Any]) -> None:
-    if path.stat().st_size != said["size"] or _described(path) != said:
+    if path.stat().st_size != said["size"] or describe(path) != said:
         raise Doubt(f"{path.name} is damaged")
 
 
@@ -183,27 +184,6 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(mapped, dtype).reshape(shape)
-
-
-def _written(path: Path, parts: Iterable[memoryview]) -> dict[str, Any]:
-    """Write a file, flushing often so that no single flush takes long; return what the manifest says of it."""
-    digest = hashlib.sha256()
-    size = flushed = 0
-    with path.open("xb") as file:
-        for part in parts:
-            digest.update(part)
-            file.write(part)
-            size += len(part)
-            if size - flushed >= FLUSH_BYTES:
-                file.flush()
-                os.fdatasync(file.fileno())
-                flushed = size
-    return {"size": size, "sha256": digest.hexdigest()}
-
-
-def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _bytes(array: npt.NDArray[Any], dtype: str) -> memoryview:

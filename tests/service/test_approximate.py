@@ -18,6 +18,7 @@ from service.approximate import ApproximateIndex, Kind, Reach, held_out
 from service.child import ChildFailed
 from service.chosen import Chosen, packed
 from service.errors import ServiceError
+from service.hashed_files import describe
 from service.points import Vector, unit_rows
 from service.row_sets import RowSet
 from service.segments import Segment
@@ -42,7 +43,7 @@ def view(clustered: tuple[Vector, npt.NDArray[np.int64], Vector], tmp_path_facto
     vectors, _, _ = clustered
     folder = tmp_path_factory.mktemp("index")
     vectors.tofile(folder / index_build.VECTORS)
-    reach = index_build.build(folder, D, 1, lambda: None)
+    reach = index_build.build(folder, D, 1, lambda: None).reach
     assert reach is not None
     approximate = ApproximateIndex.read(folder / index_build.INDEX, reach)
     index = VectorIndex(D)
@@ -210,20 +211,24 @@ def test_an_index_that_can_find_no_more_in_what_is_added_is_built_anew(
     index, reach = planner.build(vectors[:8_000])
     with patch.object(planner, "EFFORTS", (1,)):
         assert planner.extend(index, reach, vectors) is None
-    folder, more = tmp_path / "a", tmp_path / "b"
-    folder.mkdir()
-    more.mkdir()
+    folder, grown, anew = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    for each in (folder, grown, anew):
+        each.mkdir()
     vectors[:8_000].tofile(folder / index_build.VECTORS)
-    vectors.tofile(more / index_build.VECTORS)
     built = index_build.build(folder, D, 1, lambda: None)
-    assert built is not None
-    there = ApproximateIndex.read(folder / index_build.INDEX, built)
-    extended = index_build.build(more, D, 1, lambda: None, there)
-    assert extended is not None
-    assert extended.built == 8_000
+    assert built.reach is not None
+    there = ApproximateIndex.read(folder / index_build.INDEX, built.reach)
+    vectors[8_000:].tofile(grown / index_build.MORE)
+    more = index_build.build(grown, D, 1, lambda: None, there)
+    assert more.reach is not None
+    assert more.reach.built == 8_000
+    assert (grown / index_build.VECTORS).read_bytes() == vectors.tobytes()
+    assert sorted(p.name for p in grown.iterdir()) == sorted(more.files) == [index_build.INDEX, index_build.VECTORS]
+    assert more.files == {name: describe(grown / name) for name in more.files}
+    vectors[8_000:].tofile(anew / index_build.MORE)
     with patch.object(planner, "extend", return_value=None):
-        index_build.main(index_build._Task(str(more), D, 1, str(there.path), asdict(built)))
-    assert json.loads((more / index_build.REACH).read_bytes())["built"] == N
+        index_build.main(index_build._Task(str(anew), D, 1, str(there.path), asdict(built.reach)))
+    assert json.loads((anew / index_build._BUILT).read_bytes())["reach"]["built"] == N
 
 
 def test_what_both_need_is_the_greater_effort_and_the_lesser_recall() -> None:
