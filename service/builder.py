@@ -20,6 +20,7 @@ import numpy as np
 import structlog
 
 from service import index_build, planner, snapshots
+from service.child import ChildFailed
 from service.chosen import Positions
 from service.database import Database
 from service.errors import ServiceError
@@ -47,7 +48,7 @@ class Subject:
     dropped: bool = False
     waiting: bool = False  # to be built, or being built
     not_before: float = field(default=0.0)  # monotonic seconds
-    anew: bool = False  # the last build failed: the next relies on nothing that was there
+    anew: bool = False  # the last child failed: the next relies on nothing that was there
 
     def wants(self) -> bool:
         """Say whether it should have a new main segment."""
@@ -92,7 +93,7 @@ class Builder:
                 pass
             except Exception as error:  # noqa: BLE001 - boundary: whatever it was, the tail goes on answering
                 # whoever writes next, after a while, brings the collection back here
-                subject.not_before, subject.anew = time.monotonic() + RETRY_S, True
+                subject.not_before, subject.anew = time.monotonic() + RETRY_S, isinstance(error, ChildFailed)
                 if not subject.dropped:  # else its files went while they were written
                     log.warning("index_build_failed", collection=subject.belonging.collection, detail=repr(error)[:500])
             try:

@@ -1,7 +1,7 @@
 """Decoder processes: encoded image in, the network's pixels and a thumbnail out. A crash, a hang or a bomb costs that image alone.
 
-Each decoder is a child (`service/decode_process.py`) that one thread uses at a time, started before it is needed and again when it had
-to be ended.
+Each decoder is a child (`service/decode_process.py`) that one thread uses at a time. It starts with its first image, which waits a
+fifth of a second for it, and again as soon as it had to be ended, so that no other image waits.
 """
 
 from __future__ import annotations
@@ -85,11 +85,13 @@ class _Decoder:
         self._most = 3 * (task.preprocess["crop"] ** 2 + task.thumbnail_px**2) + SPARE_ANSWER_BYTES
         self._deadline_s = deadline_s
         self.restarts = 0
-        self._start()
+        self._started: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
     def ask(self, wanted: int, image: bytes) -> tuple[memoryview, memoryview]:
         """Return the two parts of an answer."""
-        if self._child.poll() is not None:  # between two images: this one is not to blame
+        if self._started is None:
+            self._start()
+        elif self._child.poll() is not None:  # between two images: this one is not to blame
             self._restart()
         end = time.monotonic() + self._deadline_s
         try:
@@ -116,9 +118,22 @@ class _Decoder:
 
     def close(self) -> None:
         """End the child."""
+        if self._started is None:
+            return
         self._socket.close()
         self._child.kill()
         self._child.wait()
+        self._started = None
+
+    @property
+    def _child(self) -> subprocess.Popen[bytes]:
+        assert self._started is not None
+        return self._started[0]
+
+    @property
+    def _socket(self) -> socket.socket:
+        assert self._started is not None
+        return self._started[1]
 
     def _receive(self, length: int, end: float) -> bytearray:
         data = bytearray(length)
@@ -137,14 +152,15 @@ class _Decoder:
         self._start()
 
     def _start(self) -> None:
-        self._socket, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "service.decode_process", self._task, str(os.getpid())]
         with theirs:
-            self._child = subprocess.Popen(  # noqa: S603 - our own words
+            child = subprocess.Popen(  # noqa: S603 - our own words
                 command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
             )
+        self._started = child, ours
 
 
 def _refusal(name: bytes, message: bytes) -> ImageRefused:

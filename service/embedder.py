@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -310,12 +310,9 @@ class Embedder:
         return answer
 
     def _outcome(self, ticket: _Ticket, output: str | None) -> Answer:
-        if not ticket.answer.done():
+        if not ticket.answer.done() or ticket.answer.cancelled():
             return DeadlinePassed("the image took longer than its request may take; send it again later.")
-        try:
-            error = ticket.answer.exception()
-        except CancelledError:
-            return DeadlinePassed("the image took longer than its request may take; send it again later.")
+        error = ticket.answer.exception()
         if isinstance(error, Refusal):
             return error
         if error is not None:

@@ -182,8 +182,8 @@ def test_several_threads_share_few_decoders() -> None:
 def test_closing_leaves_no_process_and_no_descriptor() -> None:
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     threads = threading.active_count()
-    with decoders(processes=2) as made:
-        made.decode(GOOD)
+    with decoders(processes=2) as made, ThreadPoolExecutor(2) as pool:
+        list(pool.map(made.decode, [GOOD] * 8))
         children = [decoder._child.pid for decoder in made._all]
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
