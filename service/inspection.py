@@ -8,7 +8,7 @@ import zlib
 from service.errors import LibraryInvalid
 from service.fields import count_fields
 from service.migrations import check_schema
-from service.rows import read_rows
+from service.rows import bytes_of, read_rows
 
 BLOCK = 4096  # rows of `points` looked at in one step, with their vectors: 10 MB
 _DAMAGED = "the library is damaged ({}); restore a backup."
@@ -52,7 +52,7 @@ def inspect(connection: sqlite3.Connection) -> dict[str, int]:
 def _inspect_vectors(connection: sqlite3.Connection, first: int, last: int, expected: int) -> None:
     # a point whose collection was dropped waits to be cleared away, and nothing says how long its vector was
     found = connection.execute(
-        "SELECT v.row, v.vector, v.crc32, c.dimension FROM vectors AS v JOIN points AS p ON p.row = v.row"
+        f"SELECT v.row, {bytes_of('v.vector')}, v.crc32, c.dimension FROM vectors AS v JOIN points AS p ON p.row = v.row"  # noqa: S608 - our own names
         " LEFT JOIN collections AS c ON c.collection = p.collection WHERE v.row BETWEEN ? AND ?",
         (first, last),
     ).fetchall()
@@ -65,7 +65,8 @@ def _inspect_vectors(connection: sqlite3.Connection, first: int, last: int, expe
 
 def _inspect_pictures(connection: sqlite3.Connection, first: int, last: int, expected: list[int]) -> None:
     found = connection.execute(
-        "SELECT row, picture, crc32 FROM pictures WHERE row BETWEEN ? AND ? ORDER BY row", (first, last)
+        f"SELECT row, {bytes_of('picture')}, crc32 FROM pictures WHERE row BETWEEN ? AND ? ORDER BY row",  # noqa: S608 - our own names
+        (first, last),
     )
     there = []
     for row, picture, crc in found:

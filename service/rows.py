@@ -77,6 +77,11 @@ def read_rows(connection: sqlite3.Connection, where: str, parameters: Sequence[A
     return rows
 
 
+def bytes_of(column: str) -> str:
+    """Return the SQL that reads a column's bytes as bytes: a flipped bit makes a blob a text, which may not even be one, or NULL."""
+    return f"ifnull(CAST({column} AS BLOB), x'')"
+
+
 def damaged(row: object) -> LibraryInvalid:
     """Return the error for a row that is not what was written."""
     return LibraryInvalid(f"the point of row {row} is damaged; restore a backup.")

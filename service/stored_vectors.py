@@ -11,6 +11,7 @@ import numpy as np
 
 from service.errors import LibraryInvalid
 from service.points import Vector
+from service.rows import bytes_of
 from service.segments import Rows
 
 BATCH = 4096  # vectors read at a time: 6 MB of 384-d ones
@@ -24,7 +25,7 @@ def read_vectors(connection: sqlite3.Connection, after: Mapping[int, int]) -> It
     if not after:
         return
     found = connection.execute(
-        "SELECT c.collection, c.dimension, p.row, v.vector, v.crc32 FROM points AS p LEFT JOIN vectors AS v"
+        f"SELECT c.collection, c.dimension, p.row, {bytes_of('v.vector')}, v.crc32 FROM points AS p LEFT JOIN vectors AS v"  # noqa: S608 - our own names
         " ON v.row = p.row CROSS JOIN collections AS c ON c.collection = p.collection WHERE p.row > ?1"
         " AND (?2 IS NULL OR p.row > (SELECT value FROM json_each(?2) WHERE key = CAST(p.collection AS TEXT)))"
         " ORDER BY p.row",
@@ -32,9 +33,9 @@ def read_vectors(connection: sqlite3.Connection, after: Mapping[int, int]) -> It
     )
     while block := found.fetchmany(BATCH):
         by_collection: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
-        for collection, dimension, row, blob, crc in block:
-            _check(row, blob, crc, dimension)
-            by_collection.setdefault((collection, dimension), []).append((row, blob))
+        for collection, dimension, row, vector, crc in block:
+            _check(row, vector, crc, dimension)
+            by_collection.setdefault((collection, dimension), []).append((row, vector))
         for (collection, dimension), pairs in by_collection.items():
             yield collection, np.array([row for row, _ in pairs], np.int64), _stacked([b for _, b in pairs], dimension)
 
@@ -55,18 +56,18 @@ def read_rows(connection: sqlite3.Connection, collection: int, last: int, known:
 def vectors_of_rows(connection: sqlite3.Connection, rows: Rows, dimension: int) -> Vector:
     """Return the vectors [B, D] of rows. Raises LibraryInvalid where one is missing or is not what was written."""
     found = connection.execute(
-        "SELECT row, vector, crc32 FROM vectors WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row",
+        f"SELECT row, {bytes_of('vector')}, crc32 FROM vectors WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row",  # noqa: S608 - our own names
         (json.dumps(rows.tolist()),),
     ).fetchall()
     if len(found) != len(rows):
         raise LibraryInvalid("vectors of stored points are missing; restore a backup.")
-    for row, blob, crc in found:
-        _check(row, blob, crc, dimension)
-    return _stacked([blob for _, blob, _ in found], dimension)
+    for row, vector, crc in found:
+        _check(row, vector, crc, dimension)
+    return _stacked([vector for _, vector, _ in found], dimension)
 
 
-def _check(row: int, blob: bytes | None, crc: int | None, dimension: int) -> None:
-    if blob is None or len(blob) != 4 * dimension or zlib.crc32(blob) != crc:
+def _check(row: int, vector: bytes, crc: int | None, dimension: int) -> None:
+    if len(vector) != 4 * dimension or zlib.crc32(vector) != crc:
         raise LibraryInvalid(f"the vector of row {row} is damaged; restore a backup.")
 
 

@@ -142,7 +142,9 @@ def test_vectors_are_read_back_bit_for_bit_by_collection(database: Database, rec
     assert [v for _, v in found.values()] == [vector(i).tolist() for i in (0, 1, 2, 3, 4, 9)]
 
 
-@pytest.mark.parametrize("damage", ["vector = zeroblob(12)", "vector = x'00'", "crc32 = crc32 + 1", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["vector = zeroblob(12)", "vector = x'00'", "vector = 5", "crc32 = crc32 + 1", "gone"]
+)
 def test_a_damaged_vector_is_refused(database: Database, records: Records, damage: str) -> None:
     put(database, records, record("a", 1))
     database.write(lambda c: c.execute("DELETE FROM vectors" if damage == "gone" else f"UPDATE vectors SET {damage}"))
@@ -209,6 +211,25 @@ def test_a_damaged_picture_is_refused_and_one_from_before_checksums_is_shown(
                     records.picture(connection, "a")
             else:
                 assert records.picture(connection, "a")
+
+
+def test_bytes_that_are_called_text_by_a_flipped_bit_are_read_as_they_were_written(
+    database: Database, records: Records
+) -> None:
+    put(database, records, record("a", 1, picture=b"\xff\x00picture"))
+    for table, column in (("vectors", "vector"), ("pictures", "picture")):
+        database.write(lambda c, t=table, k=column: c.execute(f"UPDATE {t} SET {k} = CAST({k} AS TEXT)"))  # type: ignore[misc]
+    with database.snapshot() as connection:
+        assert [v for _, v in read_all(connection).values()] == [vector(1).tolist()]
+        assert records.picture(connection, "a") == b"\xff\x00picture"
+
+
+@pytest.mark.parametrize("change", ["picture = 5", "picture = 'text'", "crc32 = 'text'"])
+def test_a_picture_of_another_type_is_refused(database: Database, records: Records, change: str) -> None:
+    put(database, records, record("a", 1, picture=b"picture"))
+    database.write(lambda c: c.execute(f"UPDATE pictures SET {change}"))
+    with database.snapshot() as connection, pytest.raises(LibraryInvalid, match="damaged"):
+        records.picture(connection, "a")
 
 
 def test_a_picture_that_got_lost_is_not_taken_for_none(database: Database, records: Records) -> None:
