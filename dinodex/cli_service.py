@@ -33,7 +33,10 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port; 0 takes a free one. Default: 8000. [env: DINODEX_PORT]")
     ] = None,
-    runtime: Annotated[str | None, typer.Option(help="auto, torch or openvino. [env: DINODEX_RUNTIME]")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="auto, openvino, torch or torch-compile. [env: DINODEX_RUNTIME]")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16. [env: DINODEX_PRECISION]")] = None,
 ) -> None:
     """Serve an artifact over REST until SIGTERM; every further setting is a DINODEX_* variable (docs/configuration.md).
 
@@ -42,7 +45,7 @@ def serve(
     from service.serve import serve as run
     from service.settings import load_settings
 
-    settings = load_settings(artifact=artifact, data=data, host=host, port=port, runtime=runtime)
+    settings = load_settings(artifact=artifact, data=data, host=host, port=port, runtime=runtime, precision=precision)
     run(settings, announce=lambda url: typer.echo(f"serving on {url}", err=True))
 
 

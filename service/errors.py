@@ -23,7 +23,8 @@
     │   ├── DimensionMismatch      dimension_mismatch
     │   ├── DuplicateId            duplicate_id
     │   ├── FilterInvalid          filter_invalid
-    │   └── CursorInvalid          cursor_invalid
+    │   ├── CursorInvalid          cursor_invalid
+    │   └── NoAttention            no_attention        a picture of what a network without attention attends to
     ├── Storage                the disk, not the request
     │   ├── StorageFull            storage_full
     │   └── StorageFailed          storage_failed
@@ -196,6 +197,12 @@ class CursorInvalid(Invalid):
     """A cursor that was not given out for this listing."""
 
     code = "cursor_invalid"
+
+
+class NoAttention(Invalid):
+    """A picture of attention is asked for, and the network is one without."""
+
+    code = "no_attention"
 
 
 class Storage(ServiceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from backbone.artifact import Artifact, load_artifact
 from backbone.cores import usable_cores
@@ -11,8 +12,10 @@ from backbone.decode import DecodeLimits
 from service.embedder import Embedder, Limits
 from service.errors import FingerprintMismatch, ModelMissing
 from service.metrics import Metrics
-from service.runtime import Choice, choose_runtime
+from service.runtime import Choice, choose_runtime, warm_up
 from service.settings import Settings
+
+WARM_UP_S: Final = 3.0  # of a start: enough for every batch size of a small network
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def load_model(settings: Settings, limits: DecodeLimits | None = None, metrics: 
     """
     artifact = load_artifact(settings.artifact)
     cores = usable_cores()
-    choice = choose_runtime(artifact, settings.runtime, settings.threads or cores)
+    choice = choose_runtime(artifact, settings.runtime, settings.precision, settings.threads or cores)
+    warm_up(choice.runtime, artifact.preprocess.crop, settings.batch_images, WARM_UP_S)
     embedder = Embedder(
         artifact,
         choice.runtime.run,

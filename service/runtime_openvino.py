@@ -1,39 +1,80 @@
-"""The OpenVINO runtime: the artifact's `model.onnx`, compiled for this CPU. Needs no torch."""
+"""OpenVINO's runtimes: the artifact's `model.onnx`, compiled for this CPU. Needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-_OUTPUTS = ("global_token", "patch_tokens")
+from service.errors import NoAttention
+from service.runtime import Precision
+
+_EMBEDDING: Final = ("global_token", "patch_tokens")
+_ATTENTION: Final = "attention"
+_CAPABILITIES: Final[dict[Precision, str]] = {"bf16": "BF16", "fp16": "FP16", "fp32": "FP32"}
+_HINTS: Final[dict[Precision, str]] = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}
+
+
+class OpenVino:
+    """Makes runtimes for the precisions that this CPU has instructions for."""
+
+    def __init__(self, onnx_path: Path, threads: int) -> None:
+        self._onnx_path = onnx_path
+        self._threads = threads
+
+    @property
+    def precisions(self) -> Sequence[Precision]:
+        """Return what this machine computes in."""
+        there = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return [precision for precision, capability in _CAPABILITIES.items() if capability in there]
+
+    def build(self, precision: Precision, /) -> OpenVinoRuntime:
+        """Compile the network."""
+        return OpenVinoRuntime(self._onnx_path, precision, self._threads)
 
 
 class OpenVinoRuntime:
-    """The two outputs that embedding needs; the attention output is not compiled."""
+    """The two outputs that embedding needs; the attention is compiled when it is first asked for."""
 
     name = "openvino"
-    precision = "fp32"
 
-    def __init__(self, onnx_path: Path, threads: int) -> None:
-        core = openvino.Core()
-        model: Any = core.read_model(onnx_path)
-        wanted = openvino.Model([model.output(name) for name in _OUTPUTS], model.get_parameters(), "embed")
-        self._compiled: Any = core.compile_model(
-            wanted,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "f32",  # on a CPU with bf16 the default is bf16, which misses the 0.9999 of fp32
-                "PERFORMANCE_HINT": "LATENCY",  # one batch at a time over all threads; the batcher does the gathering
-                "INFERENCE_NUM_THREADS": threads,
-            },
-        )
+    def __init__(self, onnx_path: Path, precision: Precision, threads: int) -> None:
+        self.precision: Precision = precision
+        self._onnx_path = onnx_path
+        self._threads = threads
+        self._embed = self._compiled(_EMBEDDING)
 
     def run(self, pixels: NDArray[np.float32], /) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D])."""
-        answers = self._compiled(pixels)
+        answers = self._embed(pixels)
         # Copies: OpenVINO writes the next batch into the same memory.
         return np.array(answers[0], dtype=np.float32), np.array(answers[1], dtype=np.float32)
+
+    def attention(self, pixels: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Compute pixels [B, 3, H, W] -> what CLS attends to in the last block [B, heads, N]. Raises NoAttention."""
+        return np.array(self._attend(pixels)[0], dtype=np.float32)
+
+    @cached_property
+    def _attend(self) -> Any:  # noqa: ANN401 - OpenVINO has no types
+        return self._compiled((_ATTENTION,))
+
+    def _compiled(self, outputs: Sequence[str]) -> Any:  # noqa: ANN401 - OpenVINO has no types
+        core = openvino.Core()
+        model: Any = core.read_model(self._onnx_path)
+        there = {name: output for output in model.outputs for name in output.get_names()}
+        if not there.keys() >= set(outputs):
+            raise NoAttention("this network has no attention to show; ask for kind=pca.")
+        return core.compile_model(
+            openvino.Model([there[name] for name in outputs], model.get_parameters(), "wanted"),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+                "PERFORMANCE_HINT": "LATENCY",  # one batch at a time over all threads; the batcher does the gathering
+                "INFERENCE_NUM_THREADS": self._threads,
+            },
+        )

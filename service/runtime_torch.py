@@ -1,28 +1,82 @@
-"""The torch runtime: eager fp32 on the CPU, or on the GPU where there is one. The only module of the service that touches torch."""
+"""Torch's runtimes: eager or compiled, on the GPU where there is one. The only module of the service that touches torch."""
 
 from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from backbone.artifact import Artifact
+from backbone.errors import NotInstalled
+from backbone.vit import ViT
+from service.errors import NoAttention
+from service.runtime import Precision
+
+_DTYPES: Final[dict[Precision, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Torch:
+    """Makes runtimes for what this machine's torch computes in."""
+
+    def __init__(self, artifact: Artifact, threads: int, compiled: bool) -> None:
+        compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+        if compiled and not any(shutil.which(compiler) for compiler in compilers if compiler):
+            raise NotInstalled("torch-compile needs a C++ compiler; install g++, or choose another runtime.")
+        self._artifact = artifact
+        self._threads = threads
+        self._compiled = compiled
+
+    @property
+    def precisions(self) -> Sequence[Precision]:
+        """Return what this machine computes in: halves of 16 bits are a GPU's, a CPU would only emulate them."""
+        if not torch.cuda.is_available():
+            return ("bf16", "fp32")
+        return ("bf16", "fp16", "fp32") if torch.cuda.is_bf16_supported() else ("fp16", "fp32")
+
+    def build(self, precision: Precision, /) -> TorchRuntime:
+        """Put the network where it is computed."""
+        return TorchRuntime(self._artifact, precision, self._threads, self._compiled)
 
 
 class TorchRuntime:
-    """The artifact's model in inference mode."""
+    """The artifact's model in inference mode, with weights in float32 and matrix products in `precision`."""
 
-    name = "torch"
-    precision = "fp32"
-
-    def __init__(self, artifact: Artifact, threads: int) -> None:
+    def __init__(self, artifact: Artifact, precision: Precision, threads: int, compiled: bool = False) -> None:
         # Said explicitly: FAISS brings an OpenMP pool of its own, and two pools of all cores each fight for them.
         torch.set_num_threads(threads)
+        self.name = "torch-compile" if compiled else "torch"
+        self.precision: Precision = precision
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = artifact.model.to(self._device)
+        self._tokens = torch.compile(self._model.tokens, dynamic=True) if compiled else self._model.tokens
 
     @torch.inference_mode()
     def run(self, pixels: NDArray[np.float32], /) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D])."""
-        tokens = self._model.tokens(torch.from_numpy(pixels).to(self._device))
-        return tokens.global_token.float().cpu().numpy(), tokens.patch_tokens.float().cpu().numpy()
+        with self._arithmetic():
+            tokens = self._tokens(torch.from_numpy(pixels).to(self._device))
+        return _array(tokens.global_token), _array(tokens.patch_tokens)
+
+    @torch.inference_mode()
+    def attention(self, pixels: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Compute pixels [B, 3, H, W] -> what CLS attends to in the last block [B, heads, N]. Raises NoAttention."""
+        if not isinstance(self._model, ViT):
+            raise NoAttention("this network has no attention to show; ask for kind=pca.")
+        with self._arithmetic():
+            _, attention = self._model.tokens_and_attention(torch.from_numpy(pixels).to(self._device))
+        return _array(attention)
+
+    def _arithmetic(self) -> torch.autocast:
+        """Return where matrix products are computed in the precision, and sums and norms in float32."""
+        dtype = _DTYPES.get(self.precision)
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.float().cpu().numpy()

@@ -29,7 +29,7 @@ def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_settings(tiny_artifact: Artifact, tmp_path: Path) -> Callable[..., Settings]:
-    """Make settings of a service on loopback without a key; the torch runtime, because it is bit-equal to training's."""
+    """Make settings of a service on loopback without a key; torch in fp32, because it is bit-equal to training."""
     from service.settings import load_settings
 
     def make(**given: object) -> Settings:
@@ -38,6 +38,7 @@ def make_settings(tiny_artifact: Artifact, tmp_path: Path) -> Callable[..., Sett
             "data": tmp_path / "data",
             "allow_anonymous": True,
             "runtime": "torch",
+            "precision": "fp32",
             "threads": 1,
             "decode_workers": 1,
         }

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from backbone.errors import NotInstalled, SelfTestFailed
-from service import runtime
-from service.runtime import RuntimeName, choose_runtime
+from service.errors import NoAttention, SettingsInvalid
+from service.runtime import FAMILIES, Precision, Runtime, RuntimeName, choose_runtime, warm_up
 
 if TYPE_CHECKING:
     from backbone import Artifact
@@ -24,11 +27,56 @@ class Wrong:
     """A runtime that computes something else."""
 
     name = "wrong"
-    precision = "fp32"
+    precision: Precision = "fp32"
 
     def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
         noise = np.random.default_rng(0)
         return noise.normal(size=(len(pixels), 32)).astype("f4"), noise.normal(size=(len(pixels), 16, 32)).astype("f4")
+
+    def attention(self, pixels: Floats, /) -> Floats:
+        return np.zeros((len(pixels), 2, 16), "f4")
+
+
+class Slowed:
+    """The artifact in torch's fp32, said to be of another precision, and slowed down."""
+
+    name = "slowed"
+
+    def __init__(self, artifact: Artifact, precision: Precision, pause_s: float) -> None:
+        self._inner = choose_runtime(artifact, "torch", "fp32").runtime
+        self.precision = precision
+        self._pause_s = pause_s
+
+    def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
+        time.sleep(self._pause_s)
+        return self._inner.run(pixels)
+
+    def attention(self, pixels: Floats, /) -> Floats:
+        return self._inner.attention(pixels)
+
+
+class Made:
+    """A family of runtimes that are there already."""
+
+    def __init__(self, *runtimes: Runtime) -> None:
+        self._runtimes = {each.precision: each for each in runtimes}
+
+    @property
+    def precisions(self) -> list[Precision]:
+        return list(self._runtimes)
+
+    def build(self, precision: Precision, /) -> Runtime:
+        return self._runtimes[precision]
+
+
+@pytest.fixture
+def family(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put a family in the place of one."""
+
+    def put(name: str, *runtimes: Runtime) -> None:
+        monkeypatch.setitem(FAMILIES, name, lambda artifact, threads: Made(*runtimes))
+
+    return put
 
 
 @pytest.fixture
@@ -40,9 +88,10 @@ def pixels(tiny_artifact: Artifact, png: Callable[..., bytes]) -> Floats:
 def test_a_runtime_gives_the_tokens_of_the_artifact(tiny_artifact: Artifact, pixels: Floats, name: RuntimeName) -> None:
     import torch
 
-    choice = choose_runtime(tiny_artifact, name, threads=1)
-    assert choice.runtime.name == name
+    choice = choose_runtime(tiny_artifact, name, "fp32", threads=1)
+    assert (choice.runtime.name, choice.runtime.precision) == (name, "fp32")
     assert choice.cosine >= 0.9999
+    assert choice.reason == "asked for by name"
     expected = tiny_artifact.tokens(torch.from_numpy(pixels))
     global_token, patch_tokens = choice.runtime.run(pixels)
     assert (global_token.shape, patch_tokens.shape) == ((5, 32), (5, 16, 32))
@@ -55,47 +104,151 @@ def test_a_runtime_gives_the_tokens_of_the_artifact(tiny_artifact: Artifact, pix
 def test_an_answer_is_not_overwritten_by_the_next_batch(
     tiny_artifact: Artifact, pixels: Floats, name: RuntimeName
 ) -> None:
-    run = choose_runtime(tiny_artifact, name, threads=1).runtime.run
+    run = choose_runtime(tiny_artifact, name).runtime.run
     first = run(pixels[:2])
     kept = [each.copy() for each in first]
     run(pixels[2:4])
     assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
 
 
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_bf16_gives_nearly_the_tokens_of_the_artifact(
+    tiny_artifact: Artifact, pixels: Floats, name: RuntimeName
+) -> None:
+    full, half = (choose_runtime(tiny_artifact, name, precision).runtime for precision in ("fp32", "bf16"))
+    assert half.precision == "bf16"
+    for a, b in zip(full.run(pixels), half.run(pixels), strict=True):
+        assert a.dtype == b.dtype == np.float32
+        cosines = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+        assert cosines.min() >= 0.999
+        assert not np.array_equal(a, b), "it was computed in fp32"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_torch_gives_the_tokens_of_the_artifact_for_every_batch_size(
+    tiny_artifact: Artifact, pixels: Floats
+) -> None:
+    compiled = choose_runtime(tiny_artifact, "torch-compile", "fp32").runtime
+    warm_up(compiled, 32, 5, budget_s=60)
+    assert compiled.name == "torch-compile"
+    eager = choose_runtime(tiny_artifact, "torch", "fp32").runtime
+    for images in range(1, 6):
+        for a, b in zip(compiled.run(pixels[:images]), eager.run(pixels[:images]), strict=True):
+            assert np.abs(a - b).max() < 1e-3
+
+
+def test_the_attention_is_the_same_in_torch_and_in_openvino(tiny_artifact: Artifact, pixels: Floats) -> None:
+    torch, openvino = (choose_runtime(tiny_artifact, name, "fp32").runtime for name in ("torch", "openvino"))
+    expected = torch.attention(pixels)
+    assert expected.shape == (5, 2, 16)
+    assert (expected > 0).all()
+    assert (expected.sum(-1) < 1).all(), "CLS has a share of itself"
+    assert np.abs(openvino.attention(pixels) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_a_network_without_attention_says_so(tmp_path: Path, name: RuntimeName) -> None:
+    from backbone import Architecture, Preprocess, build
+    from backbone.artifact_writer import write_artifact
+
+    artifact = write_artifact(
+        tmp_path / "cnn",
+        build(Architecture("resnet", {"depth": 18})),
+        Preprocess.for_image_size(32),
+        licence="Apache-2.0",
+        lineage="random weights, for tests",
+        training={},
+    )
+    with pytest.raises(NoAttention, match="pca"):
+        choose_runtime(artifact, name, "fp32").runtime.attention(np.zeros((1, 3, 32, 32), "f4"))
+
+
 def test_auto_takes_openvino_where_it_is_installed_and_says_so(tiny_artifact: Artifact) -> None:
-    choice = choose_runtime(tiny_artifact, "auto", threads=1)
+    choice = choose_runtime(tiny_artifact)
     assert choice.runtime.name == "openvino"
     assert "openvino" in choice.reason
 
 
-def test_auto_takes_the_next_one_when_a_runtime_computes_something_else_and_says_so(
-    tiny_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+def test_auto_takes_torch_first_where_there_is_a_gpu(
+    tiny_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(runtime._BUILDERS, "openvino", lambda artifact, threads: Wrong())
-    choice = choose_runtime(tiny_artifact, "auto", threads=1)
+    monkeypatch.setattr("service.runtime._GPU_DEVICES", (str(tmp_path),))
+    assert choose_runtime(tiny_artifact).runtime.name == "torch"
+
+
+@pytest.mark.parametrize(("pause_s", "chosen"), [(0.03, "fp32"), (0.01, "bf16")])
+def test_less_than_fp32_is_taken_where_it_is_clearly_faster(
+    tiny_artifact: Artifact, family: Callable[..., None], pause_s: float, chosen: str
+) -> None:
+    family("openvino", Slowed(tiny_artifact, "bf16", pause_s), Slowed(tiny_artifact, "fp32", 0.03))
+    choice = choose_runtime(tiny_artifact)
+    assert choice.runtime.precision == chosen
+    for said in ("slowed bf16 with", "slowed fp32 with", "images/s"):
+        assert said in choice.reason
+
+
+def test_auto_takes_the_next_one_when_a_runtime_computes_something_else_and_says_so(
+    tiny_artifact: Artifact, family: Callable[..., None]
+) -> None:
+    family("openvino", Wrong())
+    choice = choose_runtime(tiny_artifact)
     assert choice.runtime.name == "torch"
-    assert "openvino: " in choice.reason
+    assert "openvino fp32: golden image" in choice.reason
+
+
+def test_a_precision_that_computes_something_else_is_passed_over(
+    tiny_artifact: Artifact, family: Callable[..., None]
+) -> None:
+    wrong = Wrong()
+    wrong.precision = "bf16"
+    family("openvino", wrong, Slowed(tiny_artifact, "fp32", 0))
+    choice = choose_runtime(tiny_artifact)
+    assert choice.runtime.name == "slowed"
+    assert "openvino bf16: golden image" in choice.reason
 
 
 def test_a_runtime_that_was_asked_for_and_computes_something_else_refuses_to_start(
-    tiny_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    tiny_artifact: Artifact, family: Callable[..., None]
 ) -> None:
-    monkeypatch.setitem(runtime._BUILDERS, "torch", lambda artifact, threads: Wrong())
-    with pytest.raises(SelfTestFailed, match="token"):
-        choose_runtime(tiny_artifact, "torch", threads=1)
+    family("torch", Wrong())
+    for precision in ("auto", "fp32"):
+        with pytest.raises(SelfTestFailed, match="token"):
+            choose_runtime(tiny_artifact, "torch", precision)  # type: ignore[arg-type]
 
 
-def test_when_no_runtime_is_left_each_one_says_why(tiny_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_the_machine_lacks_is_refused(tiny_artifact: Artifact) -> None:
+    with pytest.raises(SettingsInvalid, match="torch does not compute in fp16 on this machine; choose bf16 or fp32"):
+        choose_runtime(tiny_artifact, "torch", "fp16")
+    with pytest.raises(SettingsInvalid, match=r"openvino: .*torch: "):
+        choose_runtime(tiny_artifact, "auto", "fp16")
+
+
+def test_when_no_runtime_is_left_each_one_says_why(tiny_artifact: Artifact, family: Callable[..., None]) -> None:
     for name in ("torch", "openvino"):
-        monkeypatch.setitem(runtime._BUILDERS, name, lambda artifact, threads: Wrong())
-    with pytest.raises(SelfTestFailed, match=r"openvino: .*torch: "):
-        choose_runtime(tiny_artifact, "auto", threads=1)
+        family(name, Wrong())
+    with pytest.raises(SelfTestFailed, match=r"openvino fp32: .*torch fp32: "):
+        choose_runtime(tiny_artifact)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "sizes"), [(60, [1, 2, 4, 6]), (0.01, [1]), (0.5, [1, 2, 4])], ids=["all", "one", "some"]
+)
+def test_warming_up_computes_every_batch_size_that_fits_into_the_time(budget_s: float, sizes: list[int]) -> None:
+    class Noting(Wrong):
+        def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
+            ran.append(len(pixels))
+            time.sleep(0.05 * len(pixels))
+            return super().run(pixels)
+
+    ran: list[int] = []
+    warm_up(Noting(), 8, 6, budget_s)
+    assert ran == sizes
 
 
 def test_an_artifact_without_onnx_runs_on_torch_alone(other_artifact: Artifact) -> None:
     with pytest.raises(NotInstalled, match=r"model\.onnx"):
-        choose_runtime(other_artifact, "openvino", threads=1)
-    choice = choose_runtime(other_artifact, "auto", threads=1)
+        choose_runtime(other_artifact, "openvino")
+    choice = choose_runtime(other_artifact)
     assert choice.runtime.name == "torch"
     assert "model.onnx" in choice.reason
 
@@ -106,8 +259,8 @@ import sys
 sys.modules["torch"] = None  # as if it were not installed
 import service
 from backbone import load_artifact
-from service.runtime import RuntimeName, choose_runtime
-print(choose_runtime(load_artifact(sys.argv[1]), "auto", 1).runtime.name)
+from service.runtime import choose_runtime
+print(choose_runtime(load_artifact(sys.argv[1])).runtime.name)
 """
     answer = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, str(tiny_artifact.path)],
