@@ -43,7 +43,7 @@ def main(images: int) -> None:
             training={},
         )
         settings = load_settings(artifact=artifact.path, data=root / "data")
-        load_model(settings).embedder.close()  # compiled once before anything is timed
+        load_model(settings, artifact.path).embedder.close()  # compiled once before anything is timed
         in_process = seconds(lambda: embed_one_after_the_other(artifact, root / "photos"))
         first = seconds(lambda: run_job(settings, root / "photos"))
         again = seconds(lambda: run_job(settings, root / "photos"))

@@ -27,7 +27,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def serve(
-    artifact: Annotated[Path | None, typer.Option(help="Directory of the artifact. [env: DINODEX_ARTIFACT]")] = None,
+    artifact: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Directory of an artifact; may be repeated, the first is the default. [env: DINODEX_ARTIFACT]"
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Directory of the collections. [env: DINODEX_DATA]")] = None,
     host: Annotated[str | None, typer.Option(help="Address. Default: 127.0.0.1. [env: DINODEX_HOST]")] = None,
     port: Annotated[
@@ -45,7 +50,9 @@ def serve(
     from service.serve import serve as run
     from service.settings import load_settings
 
-    settings = load_settings(artifact=artifact, data=data, host=host, port=port, runtime=runtime, precision=precision)
+    settings = load_settings(
+        artifact=artifact or None, data=data, host=host, port=port, runtime=runtime, precision=precision
+    )
     run(settings, announce=lambda url: typer.echo(f"serving on {url}", err=True))
 
 

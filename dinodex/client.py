@@ -52,12 +52,15 @@ class Client:
         """Return what the service embeds with."""
         return self._connection.ask("GET", "/v1/model", Model)
 
-    def embed(self, images: ImageLike | Sequence[ImageLike], *, output: str | None = None) -> NDArray[np.float32]:
+    def embed(
+        self, images: ImageLike | Sequence[ImageLike], *, output: str | None = None, model: str | None = None
+    ) -> NDArray[np.float32]:
         """Embed images, all or nothing; many go in several requests.
 
         Args:
             images: encoded bytes or paths, one or many.
             output: `cls`, `mean`, `cls+mean` or `patches`; the model's own pooling where it is None.
+            model: name or fingerprint of a loaded model; the service's default one where it is None.
 
         Returns:
             [n, D] float32, rows of length one; for `patches` [n, N, D].
@@ -71,7 +74,7 @@ class Client:
         parts = []
         for start, chunk in in_chunks(many):
             try:
-                parts.append(self._embed(chunk, output))
+                parts.append(self._embed(chunk, output, model))
             except RequestRefused as refusal:
                 for item in refusal.errors:  # counted from the first image of this call, not of the request
                     item["index"] = start + int(item.get("index", 0))
@@ -103,10 +106,11 @@ class Client:
             else:
                 return
 
-    def _embed(self, images: Sequence[ImageLike], output: str | None) -> NDArray[np.float32]:
+    def _embed(self, images: Sequence[ImageLike], output: str | None, model: str | None) -> NDArray[np.float32]:
         """Embed the images of one request."""
         files = [("files", (f"{i}", image_bytes(image))) for i, image in enumerate(images)]
-        params = {"output": output} if output else {}
+        given = {"output": output, "model": model}
+        params = {name: value for name, value in given.items() if value is not None}
         answer = self._connection.send(
             "POST", "/v1/embed", params=params, files=files, headers={"Accept": "application/x-npy;dtype=float32"}
         )

@@ -111,13 +111,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Application)
     with open_service(app.settings, app.metrics) as service:
         app.state.service = service
-        model = service.models.default
-        log.info(
-            "ready",
-            model=model.name,
-            fingerprint=model.fingerprint,
-            runtime=model.choice.runtime.name,
-            reason=model.choice.reason,
-            self_test_cosine=round(model.choice.cosine, 6),
-        )
+        for model in service.models.all():
+            log.info(
+                "model_loaded",
+                model=model.name,
+                fingerprint=model.fingerprint,
+                runtime=model.choice.runtime.name,
+                precision=model.choice.runtime.precision,
+                reason=model.choice.reason,
+                self_test_cosine=round(model.choice.cosine, 6),
+            )
+        log.info("ready", models=len(service.models.all()))
         yield

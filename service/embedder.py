@@ -120,11 +120,6 @@ class Embedder:
         self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
         self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran)
         self._metrics = metrics
-        metrics.watch("queue_images", "Images admitted and not yet answered.", lambda: len(self._admitted))
-        metrics.watch("queue_bytes", "Their bytes as they came.", lambda: self._admitted_bytes)
-        metrics.watch(
-            "decoder_restarts", "Decoder processes that had to be started anew.", lambda: self._decoders.restarts
-        )
         self._threads = [  # each waits for a decoder process
             threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True) for i in range(decode_workers)
         ]
@@ -135,6 +130,21 @@ class Embedder:
     def artifact(self) -> Artifact:
         """Return what is served."""
         return self._artifact
+
+    @property
+    def queued_images(self) -> int:
+        """Return how many images are admitted and not yet answered."""
+        return len(self._admitted)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Return their bytes as they came."""
+        return self._admitted_bytes
+
+    @property
+    def decoder_restarts(self) -> int:
+        """Return how often a decoder process had to be started anew."""
+        return self._decoders.restarts
 
     def embed(
         self,

@@ -62,7 +62,7 @@ def open_local_sink(
     """Open a data directory and its artifact for the batch job; the collection is made where it is missing.
 
     Args:
-        settings: the data directory, the artifact and its runtime; no key is needed.
+        settings: the data directory, the artifact (the first, where there are several) and its runtime; no key is needed.
         collection: its name.
         keep: what to keep of the pictures in a new collection; None is the thumbnail, or what the collection keeps already.
         formats: image formats that are taken; an owner's own folder may hold more than the service takes from strangers.
@@ -82,7 +82,7 @@ def open_local_sink(
     )
     library = Library.open(settings.data, settings.threads)
     try:
-        model = load_model(roomy, limits)
+        model = load_model(roomy, settings.artifact[0], limits)
         try:
             made, _ = library.create(collection, model.fingerprint, model.artifact.manifest.dimension, keep)
             yield LocalSink(made, model.embedder)

@@ -1,16 +1,18 @@
-"""The models that a service has loaded: one for now, in the shape for more. The first is the default."""
+"""The models that a service has loaded. The first is the default; a collection is bound to one by its fingerprint."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from backbone.artifact import Artifact, load_artifact
 from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
 from service.embedder import Embedder, Limits
-from service.errors import FingerprintMismatch, ModelMissing
+from service.errors import FingerprintMismatch, ModelMissing, SettingsInvalid
 from service.metrics import Metrics
 from service.runtime import Choice, choose_runtime, warm_up
 from service.settings import Settings
@@ -64,6 +66,10 @@ class Models:
                 return model
         raise ModelMissing(f"no loaded model is called {name[:128]!r}; GET /v1/models lists them.")
 
+    def asked(self, name: str | None) -> LoadedModel:
+        """Return the model with this name or fingerprint, or the default one for None. Raises ModelMissing."""
+        return self.default if name is None else self.named(name)
+
     def loaded(self, fingerprint: str) -> bool:
         """Say whether the model with this fingerprint is there."""
         return fingerprint in self._models
@@ -86,14 +92,32 @@ class Models:
         """Say whether every model would compute what is sent now."""
         return all([await model.embedder.ready() for model in self._models.values()])
 
-    def close(self) -> None:
-        """Finish what was admitted, then stop."""
-        for model in self._models.values():
-            model.embedder.close()
+
+@contextmanager
+def load_models(settings: Settings, metrics: Metrics) -> Iterator[Models]:
+    """Load the artifacts one after the other; close them in the end.
+
+    Raises:
+        SettingsInvalid: the same model is named twice.
+        BackboneError: as `load_model`.
+    """
+    with ExitStack() as loaded:
+        models: list[LoadedModel] = []
+        for path in settings.artifact:
+            model = load_model(settings, path, metrics=metrics)
+            loaded.callback(model.embedder.close)
+            if any(model.fingerprint == other.fingerprint for other in models):
+                raise SettingsInvalid(
+                    f"the artifact {path} is a model that another one is already; name each model once."
+                )
+            models.append(model)
+        yield Models(models)
 
 
-def load_model(settings: Settings, limits: DecodeLimits | None = None, metrics: Metrics | None = None) -> LoadedModel:
-    """Load and verify the artifact, choose its runtime and start its embedder.
+def load_model(
+    settings: Settings, path: Path, limits: DecodeLimits | None = None, metrics: Metrics | None = None
+) -> LoadedModel:
+    """Load and verify the artifact in directory `path`, choose its runtime and start its embedder.
 
     `limits` says what an image may cost where its owner, and not a stranger, hands it in; None takes the settings'.
     `metrics` counts what it does, where somebody looks.
@@ -101,7 +125,7 @@ def load_model(settings: Settings, limits: DecodeLimits | None = None, metrics: 
     Raises:
         BackboneError: the artifact is missing, damaged, or no runtime computes what it was written with.
     """
-    artifact = load_artifact(settings.artifact)
+    artifact = load_artifact(path)
     cores = usable_cores()
     choice = choose_runtime(artifact, settings.runtime, settings.precision, settings.threads or cores)
     warm_up(choice.runtime, artifact.preprocess.crop, settings.batch_images, WARM_UP_S)

@@ -10,7 +10,7 @@ from anyio import CapacityLimiter
 
 from service.library import Library
 from service.metrics import Metrics
-from service.models import Models, load_model
+from service.models import Models, load_models
 from service.settings import Settings
 
 
@@ -27,7 +27,7 @@ class Service:
 
 @contextmanager
 def open_service(settings: Settings, metrics: Metrics) -> Iterator[Service]:
-    """Lock and open the data directory, load the artifact, prove its runtime, have all of it counted; close it in the end.
+    """Lock and open the data directory, load the artifacts, prove their runtimes, have all of it counted; close it in the end.
 
     Raises:
         BackboneError, ServiceError: one of them cannot be had; nothing stays open.
@@ -35,15 +35,26 @@ def open_service(settings: Settings, metrics: Metrics) -> Iterator[Service]:
     # First, because the lock is cheap: a second service must not load a model before it hears no.
     library = Library.open(settings.data, settings.threads)
     try:
-        models = Models([load_model(settings, metrics=metrics)])
-        try:
-            metrics.watch(
-                "library_writable", "1 while writes are taken, 0 after the disk failed.", lambda: library.writable
-            )
-            metrics.watch("ready_models", "Models that are loaded.", lambda: len(models.all()))
-            # A put holds at least one place of the queue, so more threads than places would have nothing to wait for.
-            yield Service(settings, models, library, CapacityLimiter(settings.queue_images))
-        finally:
-            models.close()
+        with load_models(settings, metrics) as models:
+            _watch(metrics, models, library)
+            # A put holds at least one place of a queue, so more threads than places would have nothing to wait for.
+            places = settings.queue_images * len(models.all())
+            yield Service(settings, models, library, CapacityLimiter(places))
     finally:
         library.close()
+
+
+def _watch(metrics: Metrics, models: Models, library: Library) -> None:
+    embedders = [model.embedder for model in models.all()]
+    for name, what, value in (
+        ("queue_images", "Images admitted and not yet answered.", lambda: sum(e.queued_images for e in embedders)),
+        ("queue_bytes", "Their bytes as they came.", lambda: sum(e.queued_bytes for e in embedders)),
+        (
+            "decoder_restarts",
+            "Decoder processes that had to be started anew.",
+            lambda: sum(e.decoder_restarts for e in embedders),
+        ),
+        ("library_writable", "1 while writes are taken, 0 after the disk failed.", lambda: library.writable),
+        ("ready_models", "Models that are loaded.", lambda: len(embedders)),
+    ):
+        metrics.watch(name, what, value)

@@ -7,11 +7,12 @@ generated from here. A secret can be given as a file (`DINODEX_API_KEY_FILE`), a
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits
 from service.errors import SettingsInvalid
@@ -28,8 +29,10 @@ class Settings(BaseSettings):
         env_prefix="DINODEX_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
     )
 
-    artifact: Path = Field(
-        description="Directory of the artifact that embeds images. Default: none, the service has no model of its own."
+    artifact: Annotated[tuple[Path, ...], NoDecode] = Field(
+        min_length=1,
+        description="Directory of the artifact that embeds images; several are separated by `:`, and the first is the default one. "
+        "Queue, decoders and batches are counted for each. Default: none, the service has no model of its own.",
     )
     data: Path = Field(
         description="Directory of the collections; made if missing, held by one process. Default: none, data has no obvious home."
@@ -152,6 +155,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged. Default: info, one line a request."
     )
+
+    @field_validator("artifact", mode="before")
+    @classmethod
+    def _listed(cls, given: object) -> object:
+        if isinstance(given, str):  # as PATH is written, from the environment
+            return [part for part in given.split(os.pathsep) if part]
+        return (given,) if isinstance(given, Path) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -29,7 +29,7 @@ from service.errors import ItemsRefused, MalformedRequest
 from service.models import LoadedModel
 from service.openapi import body, files, problems
 from service.problems import item_problem, log_failure
-from service.routes.state import count_stages, get_service
+from service.routes.state import ModelDep, count_stages, get_service
 from service.schemas import EmbedBody
 from service.settings import Settings
 
@@ -44,12 +44,13 @@ NPY_TYPE = "application/x-npy"
     response_model=EmbedAnswer,
     responses={
         200: {"content": {NPY_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(400, 413, 415, 422, 503, 504),
+        **problems(400, 404, 413, 415, 422, 503, 504),
     },
     openapi_extra=body(json=EmbedBody, image=True, parts={"files": files("the images")}),
 )
 async def embed(
     request: Request,
+    model: ModelDep,
     output: Annotated[Output | None, Query(description="how tokens are pooled; the model's own way if absent")] = None,
 ) -> Response:
     """Embed one image (raw body) or several (multipart `files`, or JSON with base64).
@@ -57,10 +58,8 @@ async def embed(
     A raw image that is refused answers its own status; in a list each item has its vector or its error.
     With `Accept: application/x-npy` (`;dtype=float16` for halves) the answer is one matrix, or 422 naming every refused image.
     """
-    service = get_service(request)
-    model = service.models.default
     raw = kind_of(request, IMAGE, MULTIPART, JSON) == IMAGE
-    images = [await read_image(request)] if raw else await _read_list(request, service.settings)
+    images = [await read_image(request)] if raw else await _read_list(request, get_service(request).settings)
     answers = await embed_each(request, model, images, output)
     if raw and isinstance(answers[0], Exception):
         raise answers[0]

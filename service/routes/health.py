@@ -10,7 +10,7 @@ from backbone.pooling import POOLINGS
 from service.answers import ModelAnswer, StatusAnswer
 from service.embedder import PATCHES
 from service.openapi import problems
-from service.routes.state import get_service
+from service.routes.state import ModelDep, get_service
 
 router = APIRouter(tags=["health"])
 
@@ -42,24 +42,22 @@ async def metrics(request: Request) -> Response:
     return Response(request.app.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-@router.get("/v1/model", responses=problems())
-async def model(request: Request) -> ModelAnswer:
-    """Describe the model that embeds."""
-    service = get_service(request)
-    loaded = service.models.default
-    manifest, runtime = loaded.artifact.manifest, loaded.choice.runtime
+@router.get("/v1/model", responses=problems(404))
+async def model(model: ModelDep) -> ModelAnswer:
+    """Describe a model that embeds."""
+    manifest, runtime = model.artifact.manifest, model.choice.runtime
     return ModelAnswer(
-        model=loaded.name,
-        fingerprint=loaded.fingerprint,
+        model=model.name,
+        fingerprint=model.fingerprint,
         dimension=manifest.dimension,
-        architecture=loaded.architecture,
-        image_size=loaded.artifact.preprocess.crop,
+        architecture=model.architecture,
+        image_size=model.artifact.preprocess.crop,
         pooling=manifest.pooling,
         outputs=[*POOLINGS, PATCHES],
         runtime=runtime.name,
-        runtime_reason=loaded.choice.reason,
+        runtime_reason=model.choice.reason,
         precision=runtime.precision,
-        self_test_cosine=loaded.choice.cosine,
+        self_test_cosine=model.choice.cosine,
         licence=manifest.licence,
         lineage=manifest.lineage,
     )

@@ -40,7 +40,7 @@ async def embeddings(request: Request) -> Response:
     service = get_service(request)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     check_count(texts, service.settings.max_request_images, "images")
-    model = service.models.default if asked.model is None else service.models.named(asked.model)
+    model = service.models.asked(asked.model)
     request.scope["state"]["fingerprint"] = model.fingerprint
     if asked.dimensions not in (None, model.artifact.manifest.dimension):
         raise DimensionMismatch(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from service.bodies import path_text
 from service.embedder import Embedded
 from service.library import Collection
+from service.models import LoadedModel
 from service.opened import Service
 from service.points import check_id
 from service.telemetry import Timings
@@ -43,6 +44,18 @@ async def name_model(request: Request) -> None:
     request.scope["state"].setdefault("fingerprint", get_service(request).models.default.fingerprint)
 
 
+async def get_model(
+    request: Request,
+    model: Annotated[
+        str | None, Query(description="name or fingerprint of a loaded model; the default one if absent")
+    ] = None,
+) -> LoadedModel:
+    """Return the model that the query names, and have the answer name it. Raises ModelMissing."""
+    found = get_service(request).models.asked(model)
+    request.scope["state"]["fingerprint"] = found.fingerprint
+    return found
+
+
 async def get_collection(request: Request, c: Annotated[str, Path(description="the collection's name")]) -> Collection:
     """Return the collection that the path names, and have the answer name its model. Raises CollectionMissing."""
     collection = await run_in_threadpool(get_service(request).library.collection, path_text(c))
@@ -57,5 +70,6 @@ async def get_point_id(
     return check_id(path_text(id))
 
 
+ModelDep = Annotated[LoadedModel, Depends(get_model)]
 CollectionDep = Annotated[Collection, Depends(get_collection)]
 PointId = Annotated[str, Depends(get_point_id)]

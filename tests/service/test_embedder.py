@@ -35,7 +35,7 @@ def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
         room = Limits(queue_images, int(given.pop("queue_bytes", 10**8)), given.pop("queue_seconds", TIMEOUT_S))
         options = {"decode_workers": 1, "decode_timeout_s": 10.0, "batch_images": 4, "thumbnail_px": 64, **given}
         limits = DecodeLimits(formats=SERVICE_FORMATS)
-        run = run or TorchRuntime(tiny_artifact, 1).run
+        run = run or TorchRuntime(tiny_artifact, "fp32", 1).run
         made.append(
             Embedder(tiny_artifact, run, limits=limits, batch_wait_s=0.0, queue=room, metrics=Metrics(), **options)
         )  # type: ignore[arg-type]
