@@ -29,6 +29,7 @@ from service.routes import (
     points,
     putting,
     search,
+    visualize,
 )
 from service.routes.state import name_model
 from service.settings import Settings
@@ -90,6 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (
         health,
         embed,
+        visualize,
         openai,
         collections,
         putting,

@@ -201,6 +201,12 @@ class Embedder:
         assert small is not None
         return small
 
+    def square(self, image: bytes) -> NDArray[np.uint8]:
+        """Return an image as the network is shown it, [crop, crop, 3]; waits where every decoder is busy. Raises ImageRefused."""
+        square = self._decoders.decode(image).square
+        assert square is not None
+        return square
+
     async def ready(self) -> bool:
         """Say whether an image sent now would be embedded: there is room, and one was embedded just now, or is."""
         if not self._open or not self._batcher.alive() or len(self._admitted) >= self._queue.images:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backbone.artifact import Artifact, load_artifact
 from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
 from service.embedder import Embedder, Limits
-from service.errors import FingerprintMismatch, ModelMissing, SettingsInvalid
+from service.errors import DeadlinePassed, FingerprintMismatch, ModelMissing, SettingsInvalid
 from service.metrics import Metrics
 from service.runtime import Choice, choose_runtime, warm_up
 from service.settings import Settings
 
 WARM_UP_S: Final = 3.0  # of a start: enough for every batch size of a small network
+ATTENTION_TURN_S: Final = 30.0  # that a picture waits for those before it, which take part of a second each
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class LoadedModel:
     artifact: Artifact
     choice: Choice
     embedder: Embedder
+    _looking: Lock = field(default_factory=Lock)
 
     @property
     def fingerprint(self) -> str:
@@ -42,6 +48,18 @@ class LoadedModel:
     def name(self) -> str:
         """Return a short name that tells models apart: the architecture and the first letters of the fingerprint."""
         return f"{self.architecture}-{self.fingerprint[:12]}"
+
+    def attention(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what CLS attends to in the last block, [heads, N], for an image as the network is shown it, [crop, crop, 3].
+
+        One image at a time. Raises NoAttention, DeadlinePassed.
+        """
+        if not self._looking.acquire(timeout=ATTENTION_TURN_S):
+            raise DeadlinePassed("too many pictures of attention are asked for at once; come back in some seconds.")
+        try:
+            return self.choice.runtime.attention(self.artifact.preprocess.normalised(square)[None])[0]
+        finally:
+            self._looking.release()
 
 
 class Models:

@@ -1,0 +1,62 @@
+"""What the network sees in an image, as a picture."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import anyio
+from fastapi import APIRouter, Query, Request, Response
+
+from service.bodies import IMAGE, kind_of, read_image
+from service.embedder import PATCHES, Embedded
+from service.models import LoadedModel
+from service.openapi import body, problems
+from service.routes.embed import embed_each
+from service.routes.state import ModelDep, get_service, timings
+from service.visualize import attention_picture, pca_picture
+
+router = APIRouter(prefix="/v1", tags=["embed"])
+
+
+@router.post(
+    "/visualize",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
+        **problems(400, 404, 413, 415, 422, 503, 504),
+    },
+    openapi_extra=body(image=True),
+)
+async def visualize(
+    request: Request,
+    model: ModelDep,
+    kind: Annotated[Literal["attention", "pca"], Query(description="where CLS looks, or which patches look alike")],
+    head: Annotated[
+        int | None, Query(ge=0, le=1000, description="of the attention, counted from 0; the mean of all if absent")
+    ] = None,
+) -> Response:
+    """Return a PNG of what the network sees in a raw image: the heat of its attention, or its patches in colours."""
+    kind_of(request, IMAGE)
+    image = await read_image(request)
+    picture = await (_pca(request, model, image) if kind == "pca" else _attention(request, model, image, head))
+    return Response(picture, media_type="image/png")
+
+
+async def _attention(request: Request, model: LoadedModel, image: bytes, head: int | None) -> bytes:
+    stages = timings(request)
+
+    def work() -> bytes:
+        with stages.measure("decode"):
+            square = model.embedder.square(image)
+        with stages.measure("infer"):
+            attention = model.attention(square)
+        return attention_picture(square, attention, head)
+
+    return await anyio.to_thread.run_sync(work, limiter=get_service(request).waiting_threads)
+
+
+async def _pca(request: Request, model: LoadedModel, image: bytes) -> bytes:
+    [answer] = await embed_each(request, model, [image], PATCHES)
+    if not isinstance(answer, Embedded):
+        raise answer
+    return await anyio.to_thread.run_sync(pca_picture, answer.vector, model.artifact.preprocess.crop)
