@@ -12,7 +12,7 @@ import structlog
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import openapi, problems
+from service import openapi, problems, traces
 from service.access import RequireKey, key_digest
 from service.metrics import Metrics
 from service.opened import open_service
@@ -44,6 +44,7 @@ class Application(FastAPI):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.spans = traces.configured_provider()
         self._digest = key_digest(settings)
         super().__init__(
             title="dinodex",
@@ -54,6 +55,7 @@ class Application(FastAPI):
             redirect_slashes=False,  # a redirect would send the body, and the key, a second time
             docs_url="/docs",
             redoc_url=None,
+            telemetry=traces.telemetry(self.spans),
         )
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -125,3 +127,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             )
         log.info("ready", models=len(service.models.all()))
         yield
+    if app.spans is not None:
+        app.spans.shutdown()  # sends what is left

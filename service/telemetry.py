@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
 from service.problems import log_failure, problem_response
+from service.traces import describe_request
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what a caller may choose; anything else could forge log lines
 
@@ -82,6 +83,9 @@ class RequestLog:
                     headers["X-Model-Fingerprint"] = state["fingerprint"]
                 if stages := timings.header():
                     headers["Server-Timing"] = stages
+                describe_request(
+                    state["request_id"], state.get("code"), timings.seconds
+                )  # its span ends with the answer
             await send(message)
 
         try:
