@@ -26,13 +26,14 @@ LOCK_NAME = ".dinodex.lock"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # what `_beside` makes
 
 
-def write_file(path: Path, *parts: bytes | memoryview, verify: bool = False) -> None:
+def write_file(path: Path, *parts: bytes | memoryview, verify: bool = False, mode: int = 0o666) -> None:
     """Replace `path` by `parts`, one after the other, atomically and durably.
 
     Args:
         path: the file.
         parts: its bytes; large ones are not copied.
         verify: read the bytes back before the file gets its name.
+        mode: who may read and write it, before the umask.
 
     Raises:
         StorageFailed: the disk refused, or gave other bytes back; what `path` held before is still there. Only where the very last
@@ -40,7 +41,7 @@ def write_file(path: Path, *parts: bytes | memoryview, verify: bool = False) -> 
     """
     temporary = _beside(path)
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             for part in parts:
                 file.write(part)
             file.flush()

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from dinodex import cli_backup, cli_client, cli_demo, cli_eval, cli_service, cli_training, cli_votes
+from dinodex import cli_backup, cli_client, cli_demo, cli_eval, cli_keys, cli_service, cli_training, cli_votes
 from dinodex.exits import CONFIG, EXPECTED, exit_code
 
 # Modules that only a part of the commands needs: the extra that brings them.
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (cli_training, cli_eval, cli_service, cli_client, cli_votes, cli_backup, cli_demo):
+for part in (cli_training, cli_eval, cli_service, cli_client, cli_votes, cli_keys, cli_backup, cli_demo):
     part.add_to(app)
 
 

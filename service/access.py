@@ -1,76 +1,90 @@
-"""Who may ask: one middleware in front of everything, closed by default.
+"""Who may ask for what: closed by default, in two places.
 
-Every request needs the key but those to `/livez` and `/readyz`; also one for a route that does not exist, so that nothing about the
-service can be learned without it. The answer to a missing key is sent before a byte of the body is read.
+Every request needs a key but those to `/livez` and `/readyz`; also one for a route that does not exist, so that nothing about the
+service can be learned without it (`RequireKey`, in front of everything). A key of scope `read` opens what changes nothing: GET, and
+what is marked `@reads`; all else needs `write` (`ScopedRoute`, the class of every route). Both answer before the body is read.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import math
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from service.errors import SettingsInvalid, Unauthorized
+from service.errors import ScopeMissing, TooManyRequests, Unauthorized
+from service.keyring import Keyring
+from service.openapi import problems
 from service.problems import problem_response
-from service.settings import Settings
+from service.rate import Rates
 
-OPEN_PATHS = frozenset({"/livez", "/readyz"})  # what an orchestrator asks, which has no key
+OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # what an orchestrator asks, which has no key
+_READS: Final = "__reads__"
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
-def key_digest(settings: Settings) -> bytes | None:
-    """Return sha256 of the key that requests must present, or None for a service that is open to this machine.
-
-    Raises:
-        SettingsInvalid: no key and no permission to go without, or that permission on an address others can reach.
-    """
-    key = settings.key()
-    if key is not None:
-        return hashlib.sha256(key).digest()
-    if not settings.allow_anonymous:
-        raise SettingsInvalid(
-            "no API key is configured; set DINODEX_API_KEY or DINODEX_API_KEY_FILE, "
-            "or DINODEX_ALLOW_ANONYMOUS=1 to serve this machine alone without one."
-        )
-    if not settings.is_loopback():
-        raise SettingsInvalid(
-            f"without an API key the service listens on a loopback address only, and {settings.host} is none; "
-            "set DINODEX_API_KEY, or listen on 127.0.0.1."
-        )
-    return None
+def reads(endpoint: Endpoint) -> Endpoint:
+    """Mark the handler of a route other than GET that changes nothing."""
+    setattr(endpoint, _READS, True)
+    return endpoint
 
 
 class RequireKey:
-    """ASGI middleware: answers 401 to whatever does not carry the key."""
+    """ASGI middleware: answers 401 to whatever does not carry a valid key, and 429 to a key that asks too often."""
 
-    def __init__(self, app: ASGIApp, digest: bytes | None) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, rates: Rates) -> None:
         self._app = app
-        self._digest = digest
+        self._keyring = keyring
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS or self._permitted(scope):
+        if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS or (error := self._refusal(scope)) is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await WebSocketClose()(scope, receive, send)
         else:
-            error = Unauthorized(
-                "a valid API key is needed; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
-            )
             await problem_response(Request(scope), error)(scope, receive, send)
 
-    def _permitted(self, scope: Scope) -> bool:
-        if self._digest is None:
-            return True
-        headers = Headers(scope=scope)
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        presented = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
-        # Digests of equal length, both compared whatever the first says: the time taken tells nothing about the key.
-        matches = [
-            hmac.compare_digest(hashlib.sha256(key.encode("latin-1", "replace")).digest(), self._digest)
-            for key in presented
-        ]
-        return any(matches)
+    def _refusal(self, scope: Scope) -> Unauthorized | TooManyRequests | None:
+        key = self._keyring.find(_presented(scope))
+        if key is None:
+            return Unauthorized(
+                "a valid API key is needed; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+            )
+        state = scope.setdefault("state", {})
+        state["key"], state["key_scope"] = key.name, key.scope
+        if wait_s := self._rates.wait_s(key.name):
+            return TooManyRequests("this key asks too often; slow down.", retry_after_s=math.ceil(wait_s))
+        return None
+
+
+class ScopedRoute(APIRoute):
+    """A route that looks at the scope of the key before it does anything, and says in the documentation which it needs."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401 - FastAPI's
+        self._writes = not (set(options.get("methods") or ()) <= {"GET", "HEAD"} or getattr(endpoint, _READS, False))
+        if self._writes and 401 in (options.get("responses") or {}):
+            options["responses"] = {**options["responses"], **problems(403)}
+        super().__init__(path, endpoint, **options)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request. Raises ScopeMissing."""
+        allowed = scope["method"] in (self.methods or ())  # else it is answered 405
+        if self._writes and allowed and scope["state"].get("key_scope") != "write":
+            raise ScopeMissing("this key may read, and the request would change something; use a key of scope write.")
+        await super().handle(scope, receive, send)
+
+
+def _presented(scope: Scope) -> list[bytes]:
+    """Return the keys that a request carries, in either header, as they were sent."""
+    headers = Headers(scope=scope)
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    found = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+    return [key.encode("latin-1") for key in found if key]

@@ -13,10 +13,12 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import openapi, problems, traces
-from service.access import RequireKey, key_digest
+from service.access import RequireKey
+from service.keyring import Keyring
 from service.metrics import Metrics
 from service.opened import open_service
 from service.problems import TooLargeAsProblem
+from service.rate import Rates
 from service.routes import (
     analysis,
     clusterings,
@@ -33,7 +35,7 @@ from service.routes import (
 )
 from service.routes.state import name_model
 from service.settings import Settings
-from service.telemetry import RequestLog
+from service.telemetry import DOCS_PATH, RequestLog
 
 log = structlog.get_logger("service")
 
@@ -45,7 +47,7 @@ class Application(FastAPI):
         self.settings = settings
         self.metrics = Metrics()
         self.spans = traces.configured_provider()
-        self._digest = key_digest(settings)
+        self._keyring = Keyring(settings)
         super().__init__(
             title="dinodex",
             description="Embeds, finds, classifies and clusters images with a DINO backbone of your own.",
@@ -53,7 +55,7 @@ class Application(FastAPI):
             dependencies=[Depends(name_model)],
             max_body_size=settings.max_body_bytes,
             redirect_slashes=False,  # a redirect would send the body, and the key, a second time
-            docs_url="/docs",
+            docs_url=DOCS_PATH,
             redoc_url=None,
             telemetry=traces.telemetry(self.spans),
         )
@@ -61,7 +63,7 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Return the whole application."""
         inner = TooLargeAsProblem(super().build_middleware_stack())
-        return RequestLog(RequireKey(RawPath(inner), self._digest), self.metrics)
+        return RequestLog(RequireKey(RawPath(inner), self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
 
 
 class RawPath:

@@ -7,11 +7,13 @@
     │   ├── ClusteringMissing      clustering_missing
     │   ├── ClusterMissing         cluster_missing
     │   ├── JobMissing             job_missing
+    │   ├── KeyMissing             key_missing
     │   └── ModelMissing           model_not_found     OpenAI's word, which its clients know
     ├── Conflict               what is there does not go with what was asked for
     │   ├── CollectionConflict     collection_conflict
     │   ├── FingerprintMismatch    fingerprint_mismatch
     │   ├── PointConflict          point_conflict
+    │   ├── KeyConflict            key_conflict
     │   └── CollectionEmpty        collection_empty
     ├── Invalid                the request itself is at fault
     │   ├── InvalidName            invalid_name
@@ -33,17 +35,20 @@
     ├── Unreadable             what came over HTTP cannot be read as a request
     │   ├── MalformedRequest       malformed_request
     │   ├── Unauthorized           unauthorized
+    │   ├── ScopeMissing           scope_missing       a key that may read, for a request that would write
     │   ├── TooManyItems           too_many_items
     │   ├── UnsupportedBody        unsupported_body
     │   └── ItemsRefused           items_refused       an answer that is all or nothing, and some items were refused
     ├── Unavailable            not now; the same request may succeed later
     │   ├── Saturated              saturated
+    │   ├── TooManyRequests        too_many_requests   of one caller
     │   ├── DeadlinePassed         deadline_passed
     │   ├── EmbedderRestarted      embedder_restarted
     │   └── Stopping               stopping
     ├── Inference              the network, not the image
     │   ├── InferenceFailed        inference_failed
     │   └── EmbeddingNotFinite     embedding_not_finite
+    ├── KeysInvalid                keys_invalid        the file of keys is damaged
     └── CannotStart            the service refuses to start
         ├── SettingsInvalid        settings_invalid
         └── PortInUse              port_in_use
@@ -97,6 +102,12 @@ class JobMissing(Missing):
     code = "job_missing"
 
 
+class KeyMissing(Missing):
+    """No key has this name."""
+
+    code = "key_missing"
+
+
 class ModelMissing(Missing):
     """No loaded model has this name."""
 
@@ -125,6 +136,12 @@ class PointConflict(Conflict):
     """The id exists with other content, and replacing it was not asked for."""
 
     code = "point_conflict"
+
+
+class KeyConflict(Conflict):
+    """A key has this name already."""
+
+    code = "key_conflict"
 
 
 class CollectionEmpty(Conflict):
@@ -253,6 +270,12 @@ class Unauthorized(Unreadable):
     code = "unauthorized"
 
 
+class ScopeMissing(Unreadable):
+    """The key may read, and the request would change something."""
+
+    code = "scope_missing"
+
+
 class TooManyItems(Unreadable):
     """More items in one request than the settings allow."""
 
@@ -285,6 +308,16 @@ class Saturated(Unavailable):
     """The queue is full; nothing of the request was begun."""
 
     code = "saturated"
+
+
+class TooManyRequests(Unavailable):
+    """One key asks more often than it may."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlinePassed(Unavailable):
@@ -321,6 +354,12 @@ class EmbeddingNotFinite(Inference):
     """The network gave NaN, Inf or a vector of length zero."""
 
     code = "embedding_not_finite"
+
+
+class KeysInvalid(ServiceError):
+    """The file of keys is damaged, or of another version."""
+
+    code = "keys_invalid"
 
 
 class CannotStart(ServiceError):

@@ -51,12 +51,14 @@ def file(description: str) -> dict[str, Any]:
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return `responses` for a route: the statuses it answers errors with, in the one shape."""
     content = {MEDIA_TYPE: {"schema": _REF_PROBLEM}}
-    return {status: {"description": _WHEN[status], "content": content} for status in sorted({*statuses, 401, 500})}
+    return {status: {"description": _WHEN[status], "content": content} for status in sorted({*statuses, 401, 429, 500})}
 
 
 def openai_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return `responses` for a route that answers errors in OpenAI's shape."""
-    return {status: {"model": OpenAiError, "description": _WHEN[status]} for status in sorted({*statuses, 401, 500})}
+    return {
+        status: {"model": OpenAiError, "description": _WHEN[status]} for status in sorted({*statuses, 401, 429, 500})
+    }
 
 
 def install(app: FastAPI) -> None:
@@ -84,11 +86,13 @@ _REF_PROBLEM = {"$ref": _REF.format(model="Problem")}
 _WHEN = {
     400: "The request cannot be read.",
     401: "No key, or not the right one.",
+    403: "The key may read only.",
     404: "What was asked for is not there.",
     409: "It does not go with what is there.",
     413: "Too many bytes or items.",
     415: "Not an accepted content or image type.",
     422: "Refused for what it says: a bad value, or an image that cannot be embedded.",
+    429: "This key asks too often.",
     500: "A fault of the service.",
     503: "Not now; come back.",
     504: "It waited, or took, longer than a request may.",

@@ -1,8 +1,8 @@
 """Errors as answers: the one place that maps both error trees to status codes, and the one shape they have (RFC 9457).
 
-400 cannot be read · 401 no key · 404 unknown · 405 · 409 does not go with what is there · 413 too much · 415 not an accepted type ·
-422 refused for what it says · 500 ours, never caused by input · 503 not now · 504 too late · 507 disk full. Items of a batch carry
-the same object.
+400 cannot be read · 401 no key · 403 a key of too little scope · 404 unknown · 405 · 409 does not go with what is there · 413 too
+much · 415 not an accepted type · 422 refused for what it says · 429 this key asks too often · 500 ours, never caused by input · 503 not
+now · 504 too late · 507 disk full. Items of a batch carry the same object.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ STATUS: dict[type[Exception], int] = {
     errors.JobCancelled: 409,
     errors.Unreadable: 400,
     errors.Unauthorized: 401,
+    errors.ScopeMissing: 403,
     errors.TooManyItems: 413,
     errors.UnsupportedBody: 415,
     errors.ItemsRefused: 422,
     errors.Unavailable: 503,
     errors.DeadlinePassed: 504,
+    errors.TooManyRequests: 429,
 }
 RETRY_AFTER_S: dict[type[Exception], int] = {
     errors.Saturated: 1,  # a full queue is a few seconds of work, and half of it will do
@@ -76,7 +78,8 @@ def item_problem(error: Exception) -> dict[str, Any]:
     else:
         code, detail = getattr(error, "code", "storage_failed"), str(error)
     problem = _problem(status, code, detail)
-    retry = next((RETRY_AFTER_S[cls] for cls in type(error).__mro__ if cls in RETRY_AFTER_S), None)
+    usual = next((RETRY_AFTER_S[cls] for cls in type(error).__mro__ if cls in RETRY_AFTER_S), None)
+    retry = getattr(error, "retry_after_s", usual)
     return problem if retry is None else {**problem, "retry_after_s": retry}
 
 

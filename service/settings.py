@@ -54,6 +54,13 @@ class Settings(BaseSettings):
         False,
         description="Serve without keys, on a loopback address only. Default: off; an open door is asked for by name.",
     )
+    rate_per_s: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Requests a second that one key may send on average, twice as many at once; more are answered 429. 0 is no limit. "
+        "Default: 0; the queue protects the service, and only who gives keys to several callers knows what is fair.",
+    )
     runtime: RuntimeName = Field(
         "auto",
         description="What computes the network: openvino, torch, or torch-compile, which wants a C++ compiler and a minute at each "

@@ -23,6 +23,21 @@ from service.traces import describe_request
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what a caller may choose; anything else could forge log lines
 
+# Nothing here is a page, but browsers are told so: no guessing of types, no frames, no scripts, no copy kept of an answer.
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+DOCS_PATH = "/docs"  # FastAPI's page takes its program from this network
+_DOCS_SOURCES = "https://cdn.jsdelivr.net 'unsafe-inline'"
+_DOCS_HEADERS = {
+    "Content-Security-Policy": f"default-src 'self'; script-src {_DOCS_SOURCES}; style-src {_DOCS_SOURCES}; img-src * data:;"
+    " frame-ancestors 'none'"
+}
+
 log = structlog.get_logger("service")
 
 
@@ -78,7 +93,8 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = state["request_id"]
-                headers["X-Content-Type-Options"] = "nosniff"
+                for name, value in (_HEADERS | _DOCS_HEADERS if scope["path"] == DOCS_PATH else _HEADERS).items():
+                    headers.setdefault(name, value)
                 if state.get("fingerprint"):
                     headers["X-Model-Fingerprint"] = state["fingerprint"]
                 if stages := timings.header():
@@ -107,6 +123,7 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
     log.info(
         "request",
         request_id=state["request_id"],
+        key=state.get("key"),
         method=scope["method"],
         path=scope.get("raw_path", b"").decode("latin-1")[:300],
         status=status,

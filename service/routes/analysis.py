@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from service.access import ScopedRoute, reads
 from service.answers import DuplicatesAnswer, JobStarted, OutliersAnswer
 from service.bodies import json_only
 from service.collection import Collection
@@ -24,7 +25,7 @@ from service.routes.jobs import WaitS, start
 from service.routes.state import CollectionDep
 from service.schemas import DuplicatesBody, OutliersBody
 
-router = APIRouter(prefix="/v1/collections/{c}", tags=["analysis"])
+router = APIRouter(prefix="/v1/collections/{c}", tags=["analysis"], route_class=ScopedRoute)
 
 _JOB: dict[int | str, dict[str, Any]] = {
     202: {"model": JobStarted, "description": "Still running."},
@@ -33,6 +34,7 @@ _JOB: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/duplicates", response_model=DuplicatesAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@reads
 async def list_duplicates(
     request: Request, collection: CollectionDep, body: DuplicatesBody, wait_s: WaitS = 10.0
 ) -> Response:
@@ -41,6 +43,7 @@ async def list_duplicates(
 
 
 @router.post("/outliers", response_model=OutliersAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@reads
 async def list_outliers(
     request: Request, collection: CollectionDep, body: OutliersBody, wait_s: WaitS = 10.0
 ) -> Response:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from service.access import ScopedRoute, reads
 from service.answers import (
     ClusterAnswer,
     ClusterHitAnswer,
@@ -33,7 +34,7 @@ from service.routes.state import CollectionDep, timings
 from service.routes.targets import from_image, resolve
 from service.schemas import ClusteringBody, ClusterNameBody, ClusterQueryBody, ClusterQueryParams, Limit
 
-router = APIRouter(prefix="/v1/collections/{c}/clusterings", tags=["clusters"])
+router = APIRouter(prefix="/v1/collections/{c}/clusterings", tags=["clusters"], route_class=ScopedRoute)
 
 ClusteringId = Annotated[str, Path(description="the clustering's id")]
 ClusterNumber = Annotated[int, Path(ge=0, lt=2**63, description="the cluster's number")]
@@ -129,6 +130,7 @@ async def name_cluster(
     responses=problems(400, 404, 409, 413, 415, 422, 503, 504),
     openapi_extra=body(json=ClusterQueryBody, image=True),
 )
+@reads
 async def query_clusters(
     request: Request, collection: CollectionDep, g: ClusteringId, params: Annotated[ClusterQueryParams, Query()]
 ) -> ClusterQueryAnswer:

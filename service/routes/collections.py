@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from service.access import ScopedRoute
 from service.answers import CollectionAnswer, CollectionsAnswer
 from service.bodies import json_only, path_text
 from service.library import Collection
@@ -15,7 +16,7 @@ from service.openapi import problems
 from service.routes.state import CollectionDep, get_service
 from service.schemas import CollectionBody
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"])
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=ScopedRoute)
 
 
 @router.get("", responses=problems())

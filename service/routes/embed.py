@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from backbone.errors import ImageRefused
+from service.access import ScopedRoute, reads
 from service.answers import EmbedAnswer
 from service.bodies import (
     IMAGE,
@@ -33,7 +34,7 @@ from service.routes.state import ModelDep, count_stages, get_service
 from service.schemas import EmbedBody
 from service.settings import Settings
 
-router = APIRouter(prefix="/v1", tags=["embed"])
+router = APIRouter(prefix="/v1", tags=["embed"], route_class=ScopedRoute)
 
 Output = Literal["cls", "mean", "cls+mean", "patches"]
 NPY_TYPE = "application/x-npy"
@@ -48,6 +49,7 @@ NPY_TYPE = "application/x-npy"
     },
     openapi_extra=body(json=EmbedBody, image=True, parts={"files": files("the images")}),
 )
+@reads
 async def embed(
     request: Request,
     model: ModelDep,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from service.access import ScopedRoute, reads
 from service.answers import EvaluationAnswer, JobStarted, LabelIssuesAnswer
 from service.bodies import json_only
 from service.collection import Collection
@@ -26,7 +27,7 @@ from service.routes.state import CollectionDep
 from service.schemas import EvaluateBody, LabelIssuesBody
 from service.voting import LEAST_VOTERS, Voting
 
-router = APIRouter(prefix="/v1/collections/{c}", tags=["evaluation"])
+router = APIRouter(prefix="/v1/collections/{c}", tags=["evaluation"], route_class=ScopedRoute)
 
 _JOB: dict[int | str, dict[str, Any]] = {
     202: {"model": JobStarted, "description": "Still running."},
@@ -35,6 +36,7 @@ _JOB: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/classify/evaluate", response_model=EvaluationAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@reads
 async def evaluate_classification(
     request: Request, collection: CollectionDep, body: EvaluateBody, wait_s: WaitS = 10.0
 ) -> Response:
@@ -48,6 +50,7 @@ async def evaluate_classification(
 
 
 @router.post("/label-issues", response_model=LabelIssuesAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@reads
 async def list_label_issues(
     request: Request, collection: CollectionDep, body: LabelIssuesBody, wait_s: WaitS = 10.0
 ) -> Response:

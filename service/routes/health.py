@@ -7,12 +7,13 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from backbone.pooling import POOLINGS
+from service.access import ScopedRoute
 from service.answers import ModelAnswer, StatusAnswer
 from service.embedder import PATCHES
 from service.openapi import problems
 from service.routes.state import ModelDep, get_service
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=ScopedRoute)
 
 
 @router.get("/livez", response_model_exclude_none=True, openapi_extra={"security": []})

@@ -8,13 +8,14 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
+from service.access import ScopedRoute
 from service.answers import JobAnswer, Problem
 from service.jobs import Job, Work
 from service.openapi import problems
 from service.problems import error_of, item_problem
 from service.routes.state import get_service
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ScopedRoute)
 
 WaitS = Annotated[float, Query(ge=0, le=60, description="seconds to wait for the result before answering 202")]
 

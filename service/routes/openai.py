@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
+from service.access import ScopedRoute, reads
 from service.answers import EmbeddingsAnswer, OpenAiModel, OpenAiModels
 from service.bodies import check_count, decode_base64, json_only, path_text, read_json, strip_data_uri
 from service.embedder import Embedded
@@ -19,7 +20,7 @@ from service.routes.embed import embed_each
 from service.routes.state import get_service
 from service.schemas import EmbeddingsBody
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=ScopedRoute)
 
 _CREATED = 0  # models here have a fingerprint and no date; the field is OpenAI's and must be a number
 
@@ -31,6 +32,7 @@ _CREATED = 0  # models here have a fingerprint and no date; the field is OpenAI'
     responses=openai_errors(400, 404, 413, 415, 422, 503, 504),
     openapi_extra=body(json=EmbeddingsBody),
 )
+@reads
 async def embeddings(request: Request) -> Response:
     """Embed images as OpenAI's clients ask for embeddings: all or nothing, vectors as numbers or as base64 of float32.
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from service.access import ScopedRoute, reads
 from service.answers import CountAnswer, DeletedAnswer, PointAnswer, PutItem, ScrollAnswer
 from service.bodies import IMAGE, check_count, json_only, kind_of, parse_object, read_image
 from service.errors import PointMissing
@@ -20,7 +21,7 @@ from service.routes.putting import put_all
 from service.routes.state import CollectionDep, PointId, get_service
 from service.schemas import CountBody, DeleteBody, PatchPointBody, ScrollBody
 
-router = APIRouter(prefix="/v1/collections/{c}/points", tags=["points"])
+router = APIRouter(prefix="/v1/collections/{c}/points", tags=["points"], route_class=ScopedRoute)
 
 
 @router.post("/delete", dependencies=[Depends(json_only)], responses=problems(404, 413, 415, 422, 503))
@@ -42,6 +43,7 @@ async def delete_points(request: Request, collection: CollectionDep, body: Delet
 @router.post(
     "/scroll", response_model_exclude_unset=True, dependencies=[Depends(json_only)], responses=problems(404, 415, 422)
 )
+@reads
 async def scroll_points(collection: CollectionDep, body: ScrollBody | None = None) -> ScrollAnswer:
     """List points page by page, in the order of their ids."""
     wanted = body or ScrollBody()
@@ -55,6 +57,7 @@ async def scroll_points(collection: CollectionDep, body: ScrollBody | None = Non
 
 
 @router.post("/count", dependencies=[Depends(json_only)], responses=problems(404, 415, 422))
+@reads
 async def count_points(collection: CollectionDep, body: CountBody | None = None) -> CountAnswer:
     """Count the points that a filter matches, or all."""
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 
 from backbone.errors import ImageRefused
+from service.access import ScopedRoute
 from service.answers import Problem, PutAnswer, PutItem
 from service.bodies import (
     JSON,
@@ -37,7 +38,7 @@ from service.routes.state import CollectionDep, count_stages, get_service
 from service.schemas import PointIn, PutPointsBody
 from service.settings import Settings
 
-router = APIRouter(prefix="/v1/collections/{c}", tags=["points"])
+router = APIRouter(prefix="/v1/collections/{c}", tags=["points"], route_class=ScopedRoute)
 
 _PARTS = {
     "points": {

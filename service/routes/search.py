@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
+from service.access import ScopedRoute, reads
 from service.answers import (
     ClassifyAnswer,
     ClassProbabilityAnswer,
@@ -25,7 +26,7 @@ from service.routes.state import CollectionDep, get_service, timings
 from service.routes.targets import Start, from_image, resolve
 from service.schemas import ClassifyBody, ClassifyParams, QueryBatchBody, QueryBody, QueryParams
 
-router = APIRouter(prefix="/v1/collections/{c}", tags=["search"])
+router = APIRouter(prefix="/v1/collections/{c}", tags=["search"], route_class=ScopedRoute)
 
 _ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
 
@@ -36,6 +37,7 @@ _ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
     responses=_ERRORS,
     openapi_extra=body(json=QueryBody, image=True),
 )
+@reads
 async def query(request: Request, collection: CollectionDep, params: Annotated[QueryParams, Query()]) -> QueryAnswer:
     """Return the most similar points. A raw image body takes the options as query parameters, JSON carries them itself."""
     options: QueryBody | QueryParams
@@ -56,6 +58,7 @@ async def query(request: Request, collection: CollectionDep, params: Annotated[Q
     dependencies=[Depends(json_only)],
     responses=_ERRORS,
 )
+@reads
 async def query_batch(request: Request, collection: CollectionDep, body: QueryBatchBody) -> QueryBatchAnswer:
     """Answer several searches; those that share their options are searched together."""
     settings = get_service(request).settings
@@ -78,6 +81,7 @@ async def query_batch(request: Request, collection: CollectionDep, body: QueryBa
 
 
 @router.post("/classify", responses=_ERRORS, openapi_extra=body(json=ClassifyBody, image=True))
+@reads
 async def classify(
     request: Request, collection: CollectionDep, params: Annotated[ClassifyParams, Query()]
 ) -> ClassifyAnswer:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
+from service.access import ScopedRoute, reads
 from service.bodies import IMAGE, kind_of, read_image
 from service.embedder import PATCHES, Embedded
 from service.models import LoadedModel
@@ -15,7 +16,7 @@ from service.routes.embed import embed_each
 from service.routes.state import ModelDep, get_service, timings
 from service.visualize import attention_picture, pca_picture
 
-router = APIRouter(prefix="/v1", tags=["embed"])
+router = APIRouter(prefix="/v1", tags=["embed"], route_class=ScopedRoute)
 
 
 @router.post(
@@ -27,6 +28,7 @@ router = APIRouter(prefix="/v1", tags=["embed"])
     },
     openapi_extra=body(image=True),
 )
+@reads
 async def visualize(
     request: Request,
     model: ModelDep,

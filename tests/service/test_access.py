@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from fastapi.routing import APIRoute
 
-from service.access import OPEN_PATHS, key_digest
+from service.access import OPEN_PATHS
 from service.app import create_app
 from service.errors import SettingsInvalid
+from service.keyring import ANONYMOUS, Keyring
+from service.keys import add_key
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -102,13 +104,85 @@ def test_without_a_key_the_service_does_not_start(make_settings: Callable[..., S
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1"])
 def test_anonymous_service_listens_on_loopback_only(host: str) -> None:
     with pytest.raises(SettingsInvalid, match="loopback"):
-        key_digest(load_settings(**NEEDED, allow_anonymous=True, host=host))
-    assert key_digest(load_settings(**NEEDED, allow_anonymous=True, host="127.0.0.1")) is None
-    assert key_digest(load_settings(**NEEDED, api_key="k", host=host)) is not None
+        Keyring(load_settings(**NEEDED, allow_anonymous=True, host=host))
+    assert Keyring(load_settings(**NEEDED, allow_anonymous=True, host="127.0.0.1")).find([]) is ANONYMOUS
+    assert Keyring(load_settings(**NEEDED, api_key="k", host=host)).find([]) is None
 
 
 def test_a_configured_key_is_needed_even_where_anonymous_is_allowed(make_client: Callable[..., TestClient]) -> None:
     assert make_client(api_key="k", allow_anonymous=True).get("/v1/model").status_code == 401
+
+
+# What a key of scope `read` may ask for: that it changes nothing was thought about for each.
+READS = {
+    "/v1/embed",
+    "/v1/embeddings",
+    "/v1/visualize",
+    "/v1/collections/{c}/points/scroll",
+    "/v1/collections/{c}/points/count",
+    "/v1/collections/{c}/query",
+    "/v1/collections/{c}/query/batch",
+    "/v1/collections/{c}/classify",
+    "/v1/collections/{c}/classify/evaluate",
+    "/v1/collections/{c}/label-issues",
+    "/v1/collections/{c}/duplicates",
+    "/v1/collections/{c}/outliers",
+    "/v1/collections/{c}/clusterings/{g}/query",
+}
+
+
+def test_s38_a_key_that_may_read_changes_nothing(make_client: Callable[..., TestClient], tmp_path: Path) -> None:
+    _, secret = add_key(tmp_path / "data", "reader", "read")
+    client = make_client(allow_anonymous=False)
+    key = {"X-API-Key": secret}
+    refused, answered = set(), set()
+    for method, path in routes(client.app):
+        answer = client.request(method, path, headers=key, content=b"no request")
+        (refused if answer.status_code == 403 else answered).add((method, path))
+        if answer.status_code == 403:
+            openais = path.startswith(("/v1/embeddings", "/v1/models"))
+            assert (answer.json()["error"] if openais else answer.json())["code"] == "scope_missing"
+    assert {path for method, path in answered if method == "POST"} == READS | {"/v1"}
+    assert {method for method, _ in answered} == {"GET", "POST"}
+    assert {method for method, _ in refused} == {"POST", "PUT", "PATCH", "DELETE"}
+    document = client.get("/openapi.json", headers=key).json()["paths"]
+    for path, item in document.items():
+        for method, operation in item.items():
+            assert ("403" in operation["responses"]) == ((method.upper(), path) in refused), (method, path)
+            assert ("429" in operation["responses"]) == (path not in OPEN_PATHS)
+
+
+def test_s39_no_answer_of_any_kind_lets_a_browser_keep_frame_or_run_it(locked: TestClient) -> None:
+    key = {"X-API-Key": "right-key"}
+    for path in ("/livez", "/v1/model", "/none", "/metrics", "/openapi.json", "/v1/collections"):
+        for headers in ({}, key):
+            answer = locked.get(path, headers=headers)
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["cache-control"] == "no-store"
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "cdn.jsdelivr.net" in locked.get("/docs", headers=key).headers["content-security-policy"]
+
+
+def test_s41_a_key_that_asks_too_often_waits_and_another_does_not(
+    make_client: Callable[..., TestClient], tmp_path: Path
+) -> None:
+    _, polite = add_key(tmp_path / "data", "polite", "read")
+    client = make_client(allow_anonymous=False, api_key="flood", rate_per_s=2)
+    answers = [client.get("/v1/model", headers={"X-API-Key": "flood"}) for _ in range(8)]
+    codes = [answer.status_code for answer in answers]
+    assert codes[:4] == [200] * 4, "twice the rate may come at once"
+    assert 429 in codes
+    refused = answers[codes.index(429)]
+    assert refused.json()["code"] == "too_many_requests"
+    assert refused.headers["retry-after"] == "1"
+    assert client.get("/v1/model", headers={"X-API-Key": polite}).status_code == 200
+    assert client.get("/livez").status_code == 200
+    assert client.get("/v1/model", headers={"X-API-Key": "wrong"}).status_code == 401
+
+
+def test_without_a_rate_a_key_may_ask_as_often_as_it_likes(locked: TestClient) -> None:
+    codes = {locked.get("/v1/model", headers={"X-API-Key": "right-key"}).status_code for _ in range(200)}
+    assert codes == {200}
 
 
 def test_the_route_list_of_the_test_is_that_of_the_application(client: TestClient) -> None:

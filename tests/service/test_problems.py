@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
 FIELDS = {"type", "title", "status", "detail", "code", "request_id"}
-AT_START = (errors.CannotStart, errors.LibraryInvalid)  # these end the process, not a request
+AT_START = (errors.CannotStart, errors.LibraryInvalid, errors.KeysInvalid)  # these end the process, not a request
 
 
 def subclasses(cls: type[Exception]) -> Iterator[type[Exception]]:
@@ -37,7 +37,7 @@ def made(cls: type[Exception]) -> Exception:
 def test_every_error_of_both_trees_has_a_status_of_the_policy(cls: type[Exception]) -> None:
     status = status_of(made(cls))
     ours = issubclass(cls, (errors.Inference, *AT_START))
-    assert status == 500 if ours else status in {400, 401, 404, 409, 413, 415, 422, 503, 504, 507}
+    assert status == 500 if ours else status in {400, 401, 403, 404, 409, 413, 415, 422, 429, 503, 504, 507}
 
 
 @pytest.mark.parametrize(
