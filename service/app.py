@@ -1,6 +1,7 @@
 """The wiring: settings in, an ASGI application out. What is open while it runs is in `opened`.
 
-Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), paths as they were sent, the shape of 413.
+Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), the time for the body (`receipt`), paths
+as they were sent, the shape of 413.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from service.metrics import Metrics
 from service.opened import open_service
 from service.problems import TooLargeAsProblem
 from service.rate import Rates
+from service.receipt import BodyInTime
 from service.routes import (
     analysis,
     clusterings,
@@ -63,7 +65,8 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Return the whole application."""
         inner = TooLargeAsProblem(super().build_middleware_stack())
-        return RequestLog(RequireKey(RawPath(inner), self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
+        timed = BodyInTime(RawPath(inner), self.settings.body_timeout_s)
+        return RequestLog(RequireKey(timed, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
 
 
 class RawPath:

@@ -75,11 +75,21 @@ def install(app: FastAPI) -> None:
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
             }
+            for operation in (each for item in document["paths"].values() for each in item.values()):
+                _add_receipt(operation)
             document["security"] = [{"bearer": []}, {"header": []}]
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_receipt(operation: dict[str, Any]) -> None:
+    """Document how the receipt of a body can fail, whatever the route."""
+    if "requestBody" in operation:
+        shape = operation["responses"]["401"]["content"]
+        for status in (408, 413):
+            operation["responses"].setdefault(str(status), {"description": _WHEN[status], "content": shape})
 
 
 _REF_PROBLEM = {"$ref": _REF.format(model="Problem")}
@@ -88,6 +98,7 @@ _WHEN = {
     401: "No key, or not the right one.",
     403: "The key may read only.",
     404: "What was asked for is not there.",
+    408: "The body did not come in time.",
     409: "It does not go with what is there.",
     413: "Too many bytes or items.",
     415: "Not an accepted content or image type.",

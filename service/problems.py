@@ -1,8 +1,8 @@
 """Errors as answers: the one place that maps both error trees to status codes, and the one shape they have (RFC 9457).
 
-400 cannot be read · 401 no key · 403 a key of too little scope · 404 unknown · 405 · 409 does not go with what is there · 413 too
-much · 415 not an accepted type · 422 refused for what it says · 429 this key asks too often · 500 ours, never caused by input · 503 not
-now · 504 too late · 507 disk full. Items of a batch carry the same object.
+400 cannot be read · 401 no key · 403 a key of too little scope · 404 unknown · 405 · 408 a body that is too slow · 409 does not go with
+what is there · 413 too much · 415 not an accepted type · 422 refused for what it says · 429 this key asks too often · 500 ours, never
+caused by input · 503 not now · 504 too late · 507 disk full. Items of a batch carry the same object.
 """
 
 from __future__ import annotations
@@ -55,10 +55,17 @@ RETRY_AFTER_S: dict[type[Exception], int] = {
     errors.StorageFailed: 30,  # a person has to look
 }
 _OPENAI_ROUTES = ("/v1/embeddings", "/v1/models")  # whose errors have OpenAI's shape
-_HTTP_CODES = {400: "malformed_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_HTTP_CODES = {
+    400: "malformed_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "body_too_slow",
+    413: "body_too_large",
+}
 _HTTP_DETAILS = {
     404: "there is no such route; /openapi.json lists them.",
     405: "the route does not have this method; /openapi.json lists them.",
+    408: "the request body did not come in time; send less at once, or over a faster connection.",
     413: "the request body is larger than this service takes; send less at once.",
 }
 

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from service.app import create_app
 from service.errors import PortInUse, SettingsInvalid
+from service.receipt import protocol_of
 from service.settings import Settings
 from service.telemetry import configure_logging
 
@@ -34,16 +36,7 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda url: None
     configure_logging(settings.log_level)
     app = create_app(settings)
     listening = _listen(settings.host, settings.port)
-    config = uvicorn.Config(
-        app,
-        lifespan="off",  # entered below, so that what goes wrong in it keeps its type
-        log_config=None,
-        access_log=False,  # `telemetry` writes one line a request
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.drain_s,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(app, settings))
 
     async def run() -> None:
         async with app.router.lifespan_context(app):
@@ -58,6 +51,20 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda url: None
     finally:
         signal.signal(signal.SIGTERM, before)
         listening.close()
+
+
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """Return how the web server runs `app`."""
+    return uvicorn.Config(
+        app,
+        http=protocol_of(settings),
+        lifespan="off",  # entered by `serve`, so that what goes wrong in it keeps its type
+        log_config=None,
+        access_log=False,  # `telemetry` writes one line a request
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.drain_s,
+    )
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:

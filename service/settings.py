@@ -150,6 +150,27 @@ class Settings(BaseSettings):
         le=2048,
         description="Longer side of a kept thumbnail, in pixels. Default: 256, sharp in a result grid, about 12 kB.",
     )
+    header_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds from a connection, or the first byte of a further request, to the end of its headers; then it is cut. "
+        "Default: 10; headers are one packet.",
+    )
+    body_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds from the headers to the end of the body, then the answer is 408. Default: 30, the largest body at 18 "
+        "Mbit/s; more for slower callers.",
+    )
+    write_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds in which a caller reads nothing of its answer, then the connection is cut. Default: 30; who reads "
+        "slowly is not meant.",
+    )
     drain_s: int = Field(
         30,
         ge=0,
