@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backbone.cores import usable_cores
 from backbone.errors import NotInstalled, SelfTestFailed
 from service.errors import NoAttention, SettingsInvalid
 from service.runtime import FAMILIES, Precision, Runtime, RuntimeName, choose_runtime, warm_up
@@ -77,6 +78,12 @@ def family(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(FAMILIES, name, lambda artifact, threads: Made(*runtimes))
 
     return put
+
+
+@pytest.fixture
+def fast_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every precision measured: no network outruns the decoders."""
+    monkeypatch.setattr("service.runtime.ENOUGH_IMAGES_PER_S", 1e9)
 
 
 @pytest.fixture
@@ -176,6 +183,7 @@ def test_auto_takes_torch_first_where_there_is_a_gpu(
     assert choose_runtime(tiny_artifact).runtime.name == "torch"
 
 
+@pytest.mark.usefixtures("fast_decoders")
 @pytest.mark.parametrize(("pause_s", "chosen"), [(0.03, "fp32"), (0.01, "bf16")])
 def test_less_than_fp32_is_taken_where_it_is_clearly_faster(
     tiny_artifact: Artifact, family: Callable[..., None], pause_s: float, chosen: str
@@ -187,6 +195,17 @@ def test_less_than_fp32_is_taken_where_it_is_clearly_faster(
         assert said in choice.reason
 
 
+@pytest.mark.parametrize(("enough", "chosen"), [(20, "fp32"), (100_000, "bf16")])
+def test_less_than_fp32_is_taken_only_where_the_network_is_what_waits(
+    tiny_artifact: Artifact, family: Callable[..., None], enough: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.runtime.ENOUGH_IMAGES_PER_S", enough / usable_cores())
+    family("openvino", Slowed(tiny_artifact, "bf16", 0), Slowed(tiny_artifact, "fp32", 0.1))
+    choice = choose_runtime(tiny_artifact)
+    assert choice.runtime.precision == chosen
+    assert ("outruns the decoders" in choice.reason) == (chosen == "fp32")
+
+
 def test_auto_takes_the_next_one_when_a_runtime_computes_something_else_and_says_so(
     tiny_artifact: Artifact, family: Callable[..., None]
 ) -> None:
@@ -196,6 +215,7 @@ def test_auto_takes_the_next_one_when_a_runtime_computes_something_else_and_says
     assert "openvino fp32: golden image" in choice.reason
 
 
+@pytest.mark.usefixtures("fast_decoders")
 def test_a_precision_that_computes_something_else_is_passed_over(
     tiny_artifact: Artifact, family: Callable[..., None]
 ) -> None:

@@ -34,6 +34,8 @@ from training.export import export
 from training.probe import Probe, Split
 from training.run import train
 
+# The arithmetic of training and evaluation, whatever would be faster here.
+AS_TRAINED = {"runtime": "torch", "precision": "fp32", "threads": "1"}
 TINY = ["backbone=vit_tiny_patch8", "image_size=32", "depth=2", "max_steps=6", "batch_size=16", "workers=0", "seed=3"]
 
 
@@ -49,7 +51,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def indexed(trained: Artifact, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Index the digits with it, into a data directory."""
     data = tmp_path_factory.mktemp("indexed") / "data"
-    with open_local_sink(load_settings(artifact=trained.path, data=data, runtime="torch", threads=1), "digits") as sink:
+    with open_local_sink(load_settings(artifact=trained.path, data=data, **AS_TRAINED), "digits") as sink:
         assert index_folder(list_images(digits), sink).created == 300
     return data
 
@@ -183,9 +185,9 @@ def test_evaluation_online_score_job_and_service_give_the_same_vector_for_the_sa
     one_by_one = np.concatenate(
         [trained.embed(torch.from_numpy(trained.preprocess(read_file(path)))[None]).numpy() for path in paths]
     )
-    with open_local_sink(load_settings(artifact=trained.path, data=data, runtime="torch", threads=1), "c") as sink:
+    with open_local_sink(load_settings(artifact=trained.path, data=data, **AS_TRAINED), "c") as sink:
         assert index_folder(list_images(folder), sink).created == len(paths)
-    with running_service(trained.path, data, runtime="torch", threads="1") as client:
+    with running_service(trained.path, data, **AS_TRAINED) as client:
         job = [client.collection("c").get(f"{n}{p.suffix}", with_vector=True).vector for n, p in enumerate(paths)]
         service = client.embed(paths)
         client.collection("c").put("raw", image=photo)
@@ -206,7 +208,7 @@ def test_the_service_s_vote_is_the_evaluation_s(trained: Artifact, indexed: Path
     queries = images.images[5::50]
     scores, rows = nearest(bank[5::50], bank, 20)
     expected = vote(scores, labels[rows], len(number))
-    with running_service(trained.path, indexed, runtime="torch", threads="1") as client:
+    with running_service(trained.path, indexed, **AS_TRAINED) as client:
         collection = client.collection("digits")
         collection.delete([point.id for point in collection.scroll() if point.id.startswith("new/")])
         for row, query in enumerate(queries):
