@@ -1,13 +1,14 @@
 """The wiring: settings in, an ASGI application out. What is open while it runs is in `opened`.
 
-Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), the time for the body (`receipt`), paths
-as they were sent, the shape of 413.
+Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), memory (`request_memory`) and time
+(`receipt`) for the body, paths as they were sent, the shape of 413.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -15,12 +16,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import openapi, problems, traces
 from service.access import RequireKey
+from service.ceiling import memory_ceiling
 from service.keyring import Keyring
 from service.metrics import Metrics
 from service.opened import open_service
 from service.problems import TooLargeAsProblem
 from service.rate import Rates
 from service.receipt import BodyInTime
+from service.request_memory import RequestMemory, WithinMemory
 from service.routes import (
     analysis,
     clusterings,
@@ -49,6 +52,7 @@ class Application(FastAPI):
         self.settings = settings
         self.metrics = Metrics()
         self.spans = traces.configured_provider()
+        self.request_memory = RequestMemory(settings.request_memory_bytes)
         self._keyring = Keyring(settings)
         super().__init__(
             title="dinodex",
@@ -66,7 +70,8 @@ class Application(FastAPI):
         """Return the whole application."""
         inner = TooLargeAsProblem(super().build_middleware_stack())
         timed = BodyInTime(RawPath(inner), self.settings.body_timeout_s)
-        return RequestLog(RequireKey(timed, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
+        bounded = WithinMemory(timed, self.request_memory, self.settings.max_body_bytes)
+        return RequestLog(RequireKey(bounded, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
 
 
 class RawPath:
@@ -130,7 +135,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 reason=model.choice.reason,
                 self_test_cosine=round(model.choice.cosine, 6),
             )
-        log.info("ready", models=len(service.models.all()))
+        ceiling = memory_ceiling(app.settings, service.models.all())
+        app.metrics.watch("memory_ceiling_bytes", "The most memory that the service takes.", lambda: ceiling.total)
+        app.metrics.watch("request_memory_bytes", "What requests hold of theirs.", lambda: app.request_memory.held)
+        log.info(
+            "ready",
+            models=len(service.models.all()),
+            memory_ceiling_bytes=ceiling.total,
+            memory_ceiling=asdict(ceiling),
+        )
         yield
     if app.spans is not None:
         app.spans.shutdown()  # sends what is left

@@ -19,6 +19,7 @@ import numpy as np
 from fastapi.exceptions import RequestValidationError
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -87,10 +88,14 @@ async def read_json(request: Request, model: type[M]) -> M:
 def parse_json(text: bytes | str, model: type[M]) -> M:
     """Return JSON text as `model`; raises as `read_json`."""
     try:
-        return model.model_validate_json(text)
+        return model.model_validate(from_json(text))
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError([{**entry, "loc": ("body", *entry["loc"])} for entry in found]) from error
+    except ValueError as error:
+        raise RequestValidationError(
+            [{"type": "json_invalid", "loc": ("body",), "msg": f"Invalid JSON: {error}"}]
+        ) from error
 
 
 def parse_object(name: str, text: str | None) -> dict[str, Any] | None:

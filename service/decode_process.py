@@ -103,9 +103,14 @@ def thumbnail(image: Image.Image, longer_side_px: int) -> bytes:
     return file.getvalue()
 
 
+def memory_of_an_image(limits: DecodeLimits) -> int:
+    """Return the bytes that decoding one image may take, beside what the process has."""
+    return BYTES_PER_PIXEL * limits.max_pixels + 2 * limits.max_bytes + SPARE_BYTES
+
+
 def limit_memory(limits: DecodeLimits, address_space: Callable[[], int]) -> None:
     """Let this process take no more than its libraries have now and one image may need; leave no core file of a stranger's bytes."""
-    most = address_space() + BYTES_PER_PIXEL * limits.max_pixels + 2 * limits.max_bytes + SPARE_BYTES
+    most = address_space() + memory_of_an_image(limits)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

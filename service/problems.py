@@ -61,12 +61,14 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     408: "body_too_slow",
     413: "body_too_large",
+    503: errors.Saturated.code,
 }
 _HTTP_DETAILS = {
     404: "there is no such route; /openapi.json lists them.",
     405: "the route does not have this method; /openapi.json lists them.",
     408: "the request body did not come in time; send less at once, or over a faster connection.",
-    413: "the request body is larger than this service takes; send less at once.",
+    413: "the request is larger than this service takes; send less at once, or ask for less.",
+    503: "running requests hold as much memory as they may; come back in a second.",
 }
 
 log = structlog.get_logger("service")
@@ -111,6 +113,15 @@ def problem_response(request: Request, error: Exception) -> Response:
     return _respond(request, problem)
 
 
+def http_response(request: Request, error: HTTPException) -> Response:
+    """Return the answer to a request that the framework, or what stands between it and the connection, refused."""
+    detail = _HTTP_DETAILS.get(error.status_code, str(error.detail))
+    problem = _problem(error.status_code, _HTTP_CODES.get(error.status_code, f"http_{error.status_code}"), detail)
+    if error.status_code == 503:
+        problem["retry_after_s"] = RETRY_AFTER_S[errors.Saturated]
+    return _respond(request, problem, error.headers)
+
+
 def log_failure(request: Request, error: BaseException) -> None:
     """Log an error that is ours, with where it happened as module and line: paths of the machine stay out of the log."""
     cause = error.__cause__ or error
@@ -137,9 +148,7 @@ async def _on_known(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail = _HTTP_DETAILS.get(error.status_code, str(error.detail))
-    problem = _problem(error.status_code, _HTTP_CODES.get(error.status_code, f"http_{error.status_code}"), detail)
-    return _respond(request, problem, error.headers)
+    return http_response(request, error)
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -58,10 +58,8 @@ class PunctualProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(*arguments, **options)
-        self._receiving: asyncio.TimerHandle | None = (
-            None  # until the part of a request that is being received must be there
-        )
-        self._received_state: object = None  # the part that this is for
+        self._receiving: asyncio.TimerHandle | None = None  # until what is being received must be there
+        self._received_state: object = None  # the part of a request that this is for
         self._writing: asyncio.TimerHandle | None = None
         self._unsent = 0  # bytes when `_writing` was set
 

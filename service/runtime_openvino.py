@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,16 @@ _CAPABILITIES: Final[dict[Precision, str]] = {"bf16": "BF16", "fp16": "FP16", "f
 _HINTS: Final[dict[Precision, str]] = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}
 
 
+@cache
+def _core() -> Any:  # noqa: ANN401 - OpenVINO has no types
+    """Return the process's one core, which is never freed.
+
+    Its CPU plugin gives the thread that loads it another stack for signal handlers, and takes that back in whichever thread frees the
+    plugin. Where that is another one, the first is left with a stack that is gone, and the next signal ends the process.
+    """
+    return openvino.Core()
+
+
 class OpenVino:
     """Makes runtimes for the precisions that this CPU has instructions for."""
 
@@ -30,7 +40,7 @@ class OpenVino:
     @property
     def precisions(self) -> Sequence[Precision]:
         """Return what this machine computes in."""
-        there = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        there = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return [precision for precision, capability in _CAPABILITIES.items() if capability in there]
 
     def build(self, precision: Precision, /) -> OpenVinoRuntime:
@@ -64,12 +74,11 @@ class OpenVinoRuntime:
         return self._compiled((_ATTENTION,))
 
     def _compiled(self, outputs: Sequence[str]) -> Any:  # noqa: ANN401 - OpenVINO has no types
-        core = openvino.Core()
-        model: Any = core.read_model(self._onnx_path)
+        model: Any = _core().read_model(self._onnx_path)
         there = {name: output for output in model.outputs for name in output.get_names()}
         if not there.keys() >= set(outputs):
             raise NoAttention("this network has no attention to show; ask for kind=pca.")
-        return core.compile_model(
+        return _core().compile_model(
             openvino.Model([there[name] for name in outputs], model.get_parameters(), "wanted"),
             "CPU",
             {

@@ -1,7 +1,8 @@
 """What comes over the wire as JSON: requests, with their limits as types.
 
-They are read strictly: a number is not a string, an unknown key is an error. Ids, labels, payloads and filters are checked
-by the library, which has the same rules for every way in.
+They are read strictly: a number is not a string, an unknown key is an error. Of a list only the first wrong item is named, and of many
+unknown keys none: a megabyte of them would else become gigabytes of errors. Ids, labels, payloads and filters are checked by the
+library, which has the same rules for every way in.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ BalanceIn = Annotated[
     ),
 ]
 Base64 = Annotated[str, Field(description="the bytes of one image in base64", json_schema_extra={"format": "byte"})]
-VectorIn = Annotated[list[float], Field(min_length=1)]
-Ids = Annotated[list[str], Field(min_length=1)]
+VectorIn = Annotated[list[float], Field(min_length=1, fail_fast=True)]
+Ids = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 FilterIn = Annotated[
     dict[str, Any],
     Field(
@@ -52,11 +53,20 @@ class Request(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, given: object) -> object:
+        if isinstance(given, dict) and len(given) > len(cls.model_fields):
+            raise ValueError(
+                f"there are {len(given):,} keys, more than the {len(cls.model_fields)} that are known here"
+            )
+        return given
+
 
 class EmbedBody(Request):
     """Images to embed."""
 
-    images: Annotated[list[Base64], Field(min_length=1)]
+    images: Annotated[list[Base64], Field(min_length=1, fail_fast=True)]
 
 
 class EmbeddingsBody(BaseModel):
@@ -65,7 +75,7 @@ class EmbeddingsBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     input: Annotated[
-        str | Annotated[list[str], Field(min_length=1)],
+        str | Ids,
         Field(description="one image or several, each a data URI or base64"),
     ]
     model: Annotated[
@@ -97,7 +107,7 @@ class PointIn(Request):
 class PutPointsBody(Request):
     """Points to put; in a multipart request the `points` part, where images or vectors are parts of their own."""
 
-    points: Annotated[list[PointIn], Field(min_length=1)]
+    points: Annotated[list[PointIn], Field(min_length=1, fail_fast=True)]
     replace: bool = False
     fingerprint: str | None = None
 
@@ -166,7 +176,7 @@ class QueryBody(Target):
 class QueryBatchBody(Request):
     """Several searches at once."""
 
-    queries: Annotated[list[QueryBody], Field(min_length=1)]
+    queries: Annotated[list[QueryBody], Field(min_length=1, fail_fast=True)]
 
 
 class ClassifyBody(Target):
@@ -185,7 +195,7 @@ class EvaluateBody(Request):
     """Which votes to try on the labelled points (those that the filter selects); `ks` are the numbers of neighbours."""
 
     # no two alike; from the nearest alone to what DINO tries at most on large sets, and one search finds all of them
-    ks: Annotated[list[Limit], Field(min_length=1, max_length=16)] = [1, 5, 10, 20, 50, 100, 200]
+    ks: Annotated[list[Limit], Field(min_length=1, max_length=16, fail_fast=True)] = [1, 5, 10, 20, 50, 100, 200]
     temperature: Temperature = 0.07
     weighting: WeightingIn = "softmax"
     balance: BalanceIn = "none"
@@ -267,7 +277,7 @@ class DuplicatesBody(Request):
         0.95  # of DINO vectors: another crop or encoding of the same photograph
     )
     key: Annotated[str, Field(min_length=1, max_length=512)] = "label"
-    across: Annotated[list[Scalar], Field(min_length=2, max_length=2)] | None = None
+    across: Annotated[list[Scalar], Field(min_length=2, max_length=2, fail_fast=True)] | None = None
     limit: Limit = 100
     exact: bool = False
 

@@ -18,7 +18,7 @@ from backbone.decode import SERVICE_FORMATS, DecodeLimits
 from service.errors import SettingsInvalid
 from service.runtime import PrecisionName, RuntimeName
 
-MiB = 2**20
+MiB, GiB = 2**20, 2**30
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -124,6 +124,12 @@ class Settings(BaseSettings):
         64 * MiB,
         description="Bytes of a request body, counted while they arrive. Default: 64 MiB, about 30 large photographs.",
     )
+    request_memory_bytes: Count = Field(
+        GiB,
+        description="Memory that running requests may hold at a time, reckoned from above while bodies arrive: twice an image's or a "
+        "matrix' bytes, four times others', and what the values in JSON become. More are refused with 503, or 413 where one alone "
+        "is too much. Default: 1 GiB, four of the largest bodies, or 250 photographs of 2 MB.",
+    )
     max_image_bytes: Count = Field(
         20 * MiB, description="Bytes of one encoded image. Default: 20 MiB; a 50-megapixel photograph stays below."
     )
@@ -197,6 +203,10 @@ class Settings(BaseSettings):
         if self.max_request_images > self.queue_images:
             raise ValueError(
                 "max_request_images is larger than queue_images, so a full request could never be admitted"
+            )
+        if 4 * self.max_body_bytes > self.request_memory_bytes:
+            raise ValueError(
+                "request_memory_bytes is less than four times max_body_bytes, so a full request could never be admitted"
             )
         if self.max_body_bytes > self.queue_bytes:
             raise ValueError("max_body_bytes is larger than queue_bytes, so a full request could never be admitted")

@@ -30,6 +30,7 @@ from service.errors import ItemsRefused, MalformedRequest
 from service.models import LoadedModel
 from service.openapi import body, files, problems
 from service.problems import item_problem, log_failure
+from service.request_memory import hold
 from service.routes.state import ModelDep, count_stages, get_service
 from service.schemas import EmbedBody
 from service.settings import Settings
@@ -38,6 +39,7 @@ router = APIRouter(prefix="/v1", tags=["embed"], route_class=ScopedRoute)
 
 Output = Literal["cls", "mean", "cls+mean", "patches"]
 NPY_TYPE = "application/x-npy"
+_NUMBER_BYTES = 44  # of a number on its way into an answer: 20 as text, twice while that text is put together, 4 before
 
 
 @router.post(
@@ -70,6 +72,7 @@ async def embed(
     request.scope["state"]["fingerprint"] = fingerprint
     if dtype is not None:
         return Response(to_npy(_matrix(answers, dtype)), media_type=NPY_TYPE)
+    hold(request, _NUMBER_BYTES * sum(answer.vector.size for answer in answers if isinstance(answer, Embedded)))
     data = [_item(request, index, answer) for index, answer in enumerate(answers)]
     whole = {"data": data, "model": model.name, "fingerprint": fingerprint}
     return Response(orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")

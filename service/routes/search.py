@@ -22,12 +22,15 @@ from service.filters import parse_filter
 from service.library import Collection
 from service.openapi import body, problems
 from service.points import Classification, Hit
+from service.request_memory import hold
 from service.routes.state import CollectionDep, get_service, timings
 from service.routes.targets import Start, from_image, resolve
 from service.schemas import ClassifyBody, ClassifyParams, QueryBatchBody, QueryBody, QueryParams
 
 router = APIRouter(prefix="/v1/collections/{c}", tags=["search"], route_class=ScopedRoute)
 
+_HIT_BYTES = 1500  # of a result on its way into an answer, objects and text, with a payload of a few fields
+_NUMBER_BYTES = 52  # the same of a number of a vector: 32 as an object, 20 as text
 _ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
 
 
@@ -64,6 +67,8 @@ async def query_batch(request: Request, collection: CollectionDep, body: QueryBa
     settings = get_service(request).settings
     check_count(body.queries, settings.max_request_points, "queries")
     check_count([q for q in body.queries if q.image is not None], settings.max_request_images, "images")
+    of_a_vector = _NUMBER_BYTES * collection.dimension
+    hold(request, sum(each.limit * (_HIT_BYTES + each.with_vector * of_a_vector) for each in body.queries))
     conditions = [None if each.filter is None else parse_filter(each.filter) for each in body.queries]
     starts = await resolve(request, collection, body.queries)
     groups: dict[str, list[int]] = {}

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.ceiling import PASS_FACTOR, memory_ceiling
+from service.models import load_model
+
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
+
+    from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PNG = {"content-type": "image/png"}
@@ -66,6 +72,23 @@ def test_no_label_holds_what_a_caller_chose(client: TestClient) -> None:
     assert "secret" not in text
     assert 'method="other"' in text
     assert 'route="none"' in text
+
+
+def test_the_ceiling_of_memory_is_the_sum_of_what_may_be_taken(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(decode_workers=3, queue_images=64, batch_images=10, request_memory_bytes=10**9)
+    model = load_model(settings, settings.artifact[0])
+    try:
+        reckoned = memory_ceiling(settings, [model, model])
+    finally:
+        model.embedder.close()
+    assert reckoned.requests == 10**9
+    assert reckoned.images == 2 * 64 * 3 * 32 * 32 * (1 + 4)  # two models with inputs of 32 pixels
+    assert reckoned.passes == 2 * 10 * PASS_FACTOR * 4 * (
+        32 + 16 * 32
+    )  # outputs of one token and 16 patches, of 32 numbers each
+    assert reckoned.decoders >= 2 * 3 * 16 * settings.max_pixels
+    assert reckoned.started >= 50_000_000
+    assert reckoned.total == sum(asdict(reckoned).values())
 
 
 def test_the_counters_stand_in_the_operators_guide(client: TestClient) -> None:

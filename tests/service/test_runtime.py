@@ -265,6 +265,27 @@ def test_warming_up_computes_every_batch_size_that_fits_into_the_time(budget_s: 
     assert ran == sizes
 
 
+SIGNAL = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from backbone import load_artifact
+from service.runtime import choose_runtime
+
+kept = [choose_runtime(load_artifact(Path(sys.argv[1])), "openvino", "fp32")]
+other = threading.Thread(target=lambda: (kept.clear(), gc.collect()))
+other.start()
+other.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_is_handled_after_another_thread_dropped_the_runtime(tiny_artifact: Artifact) -> None:
+    command = [sys.executable, "-c", SIGNAL, str(tiny_artifact.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_an_artifact_without_onnx_runs_on_torch_alone(other_artifact: Artifact) -> None:
     with pytest.raises(NotInstalled, match=r"model\.onnx"):
         choose_runtime(other_artifact, "openvino")

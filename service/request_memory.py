@@ -1,0 +1,123 @@
+"""How much memory requests may hold at a time, so that no number of callers, and no body, takes more than there is.
+
+What a request will hold is reckoned from above while its body arrives, before anything of it is parsed; a declared length counts at
+once, before the first byte is read. A request that does not fit now is answered 503, one that never would 413.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.problems import http_response
+
+# Measured peaks, rounded up. A body that is taken as it is exists in chunks and joined; one that is parsed also as text, and decoded.
+COPIES_TAKEN: Final = 2
+COPIES_PARSED: Final = 4
+# Of JSON as Python's objects, checked copy included: a number and its places in two lists; a string and its place in a dictionary; and
+# a point or a query as an object of its class.
+BYTES_PER_VALUE: Final = 72
+BYTES_PER_KEY: Final = 160
+BYTES_PER_OBJECT: Final = 800
+_TAKEN: Final = ("image/", "application/x-npy")
+_STATE: Final = "holding"
+
+
+class RequestMemory:
+    """The bytes that all running requests together may hold. Used by the event loop alone."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+
+class Holding:
+    """What one request holds of it; given back at the end of the block."""
+
+    def __init__(self, memory: RequestMemory) -> None:
+        self._memory = memory
+        self._held = 0
+
+    def __enter__(self) -> Holding:
+        """Hold nothing yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give all of it back."""
+        self._memory.held -= self._held
+
+    def grow(self, more: int) -> None:
+        """Hold so much more.
+
+        Raises:
+            HTTPException: there is not as much left (503), or was not from the beginning (413).
+        """
+        close = {"Connection": "close"}  # its body may be on the way, and nobody reads it
+        if self._held + more > self._memory.most:
+            raise HTTPException(413, headers=close)
+        if self._memory.held + more > self._memory.most:
+            raise HTTPException(503, headers=close)
+        self._memory.held += more
+        self._held += more
+
+
+def hold(request: Request, more: int) -> None:
+    """Hold so much memory for the answer to a request, before it is made. Raises HTTPException as `Holding.grow`."""
+    request.scope["state"][_STATE].grow(more)
+
+
+class WithinMemory:
+    """ASGI middleware: lets a request in, and each part of its body, where there is memory for what it becomes."""
+
+    def __init__(self, app: ASGIApp, memory: RequestMemory, max_body_bytes: int) -> None:
+        self._app = app
+        self._memory = memory
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        parsed = not headers.get("content-type", "").startswith(_TAKEN)
+        copies = COPIES_PARSED if parsed else COPIES_TAKEN
+        declared = _length(headers)
+        if declared > self._max_body_bytes:
+            declared = 0  # the framework answers it without reading
+        arrived = 0
+
+        with Holding(self._memory) as holding:
+            scope["state"][_STATE] = holding
+
+            async def receive_within() -> Message:
+                nonlocal arrived
+                message = await receive()
+                if body := message.get("body"):
+                    beyond = max(0, arrived + len(body) - max(declared, arrived))  # what was not declared
+                    arrived += len(body)
+                    holding.grow(copies * beyond + (_bytes_of_values(body) if parsed else 0))
+                return message
+
+            try:
+                holding.grow(copies * declared)
+            except HTTPException as refusal:
+                await http_response(Request(scope), refusal)(scope, receive, send)
+            else:
+                await self._app(scope, receive_within, send)
+
+
+def _length(headers: Headers) -> int:
+    """Return the declared length of a body; 0 where it has none."""
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
+
+
+def _bytes_of_values(body: bytes) -> int:
+    """Return what the values in a part of a JSON text take at most: each has a comma or a bracket in front, a key a colon behind."""
+    values, keys, objects = body.count(b",") + body.count(b"["), body.count(b":"), body.count(b"{")
+    return BYTES_PER_VALUE * values + BYTES_PER_KEY * keys + BYTES_PER_OBJECT * objects
