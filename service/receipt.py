@@ -15,7 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.settings import Settings
+from service.strict_http import StrictConnection
 
+_MAX_HEADER_BYTES: Final = 64 * 1024  # of a request without its body: filters and payloads may stand in its URL
 _GRACE_S: Final = 1.0  # after a body's deadline, for its 408 to go out before the connection is cut
 
 
@@ -58,10 +60,18 @@ class PunctualProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(*arguments, **options)
+        self.conn = StrictConnection(_MAX_HEADER_BYTES)
         self._receiving: asyncio.TimerHandle | None = None  # until what is being received must be there
         self._received_state: object = None  # the part of a request that this is for
         self._writing: asyncio.TimerHandle | None = None
         self._unsent = 0  # bytes when `_writing` was set
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close; where the answer has begun, the connection ends without another one."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for headers."""

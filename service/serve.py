@@ -58,6 +58,7 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=protocol_of(settings),
+        ws="none",  # no route speaks it
         lifespan="off",  # entered by `serve`, so that what goes wrong in it keeps its type
         log_config=None,
         access_log=False,  # `telemetry` writes one line a request

@@ -7,20 +7,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
-
-from service.app import create_app
-from service.serve import server_config
+import sockets
+from sockets import ENOUGH_S, all_of, connected, listening_service
 
 if TYPE_CHECKING:
     from service.settings import Settings
 
 HEADER_S, BODY_S, WRITE_S = 0.4, 0.8, 0.5
-ENOUGH_S = 10.0  # for a loaded machine; what is asserted is that it ends at all, and not before its time
 EMBED = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 
@@ -30,47 +26,8 @@ def port(make_settings: Callable[..., Settings]) -> Iterator[int]:
     settings = make_settings(
         header_timeout_s=HEADER_S, body_timeout_s=BODY_S, write_timeout_s=WRITE_S, keep_alive_s=30, max_body_bytes=10**6
     )
-    app = create_app(settings)
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(server_config(app, settings))
-
-    async def run() -> None:
-        async with app.router.lifespan_context(app):
-            await server.serve(sockets=[listening])
-
-    import asyncio
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
-    thread.start()
-    found: int = listening.getsockname()[1]
-    try:
-        with connected(found) as ready:
-            ready.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert b" 200 " in ready.recv(100)
+    with listening_service(settings) as found:
         yield found
-    finally:
-        server.should_exit = True
-        thread.join(30)
-    assert not thread.is_alive()
-
-
-@contextmanager
-def connected(port: int) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), timeout=ENOUGH_S) as connection:
-        yield connection
-
-
-def all_of(connection: socket.socket) -> bytes:
-    """Return what comes until the service closes the connection."""
-    parts = []
-    while True:
-        try:
-            part = connection.recv(65536)
-        except ConnectionResetError:
-            part = b""
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
 
 
 def drip(connection: socket.socket, data: bytes, pause_s: float) -> None:
@@ -84,10 +41,7 @@ def drip(connection: socket.socket, data: bytes, pause_s: float) -> None:
 
 
 def alive(port: int) -> bool:
-    with connected(port) as other:
-        begun = time.monotonic()
-        other.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        return b" 200 " in all_of(other) and time.monotonic() - begun < HEADER_S
+    return sockets.alive(port, HEADER_S)
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET /livez HTTP/1.1\r\nHost: x\r\n"])

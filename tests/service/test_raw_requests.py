@@ -1,0 +1,290 @@
+"""What no HTTP client sends, against a service as it is run: lengths, chunks, smuggling, odd versions, and what is told of it all."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pictures import encoded, picture
+from sockets import all_of, connected
+
+if TYPE_CHECKING:
+    from backbone import Artifact
+
+KEY = "the-key-that-nobody-may-see-0123456789"
+WRONG_KEY = "another-key-that-nobody-may-see"
+BODY_BYTES = 1_000_000
+GOOD = encoded(picture())
+NAMED = f"Host: x\r\nX-API-Key: {KEY}\r\n".encode()
+EMBED = b"POST /v1/embed HTTP/1.1\r\nContent-Type: image/png\r\n" + NAMED
+PUT = b"PUT /v1/collections/c/points/p HTTP/1.1\r\nContent-Type: image/png\r\n" + NAMED
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+@dataclass
+class Served:
+    """A service process of its own."""
+
+    port: int
+    process: int
+    log: Path
+    paths: list[str]  # of this machine, which it may tell nobody
+
+    def send(self, data: bytes, hang_up: bool = False) -> bytes:
+        """Send, and return all that comes until the service closes the connection; `hang_up` ends our half after sending."""
+
+        def sending() -> None:
+            try:
+                connection.sendall(data)
+                if hang_up:
+                    connection.shutdown(socket.SHUT_WR)
+            except OSError:
+                return  # it has closed already, which is for the test to see
+
+        with connected(self.port) as connection:
+            sender = threading.Thread(target=sending)
+            sender.start()
+            answer = all_of(connection)
+            sender.join()
+        return answer
+
+    def get(self, path: str) -> bytes:
+        return self.send(f"GET {path} HTTP/1.1\r\n".encode() + NAMED + CLOSE)
+
+    def lines(self) -> list[dict[str, object]]:
+        """Return what was logged; the line for a person that says where it serves is none of it."""
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if not line.startswith("serving on ")]
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture(scope="module")
+def served(tiny_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("served")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DINODEX_")}
+    environment |= {"DINODEX_API_KEY": KEY, "DINODEX_RUNTIME": "openvino", "DINODEX_PRECISION": "fp32"}
+    environment |= {
+        "DINODEX_MAX_BODY_BYTES": str(BODY_BYTES),
+        "DINODEX_KEEP_ALIVE_S": "1",
+        "DINODEX_BODY_TIMEOUT_S": "3",
+    }
+    command = [sys.executable, "-m", "dinodex", "serve", "--artifact", str(tiny_artifact.path)]
+    command += ["--data", str(root / "data"), "--port", "0"]
+    log = root / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
+    try:
+        while not (found := re.search(r"^serving on http://127.0.0.1:(\d+)$", log.read_text(), re.MULTILINE)):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield Served(int(found[1]), process.pid, log, [str(root), str(tiny_artifact.path), str(Path(sys.prefix))])
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def problem(answer: bytes) -> dict[str, object]:
+    found: dict[str, object] = json.loads(answer.partition(b"\r\n\r\n")[2])
+    return found
+
+
+def test_s25_a_body_that_announces_too_much_is_413_before_it_is_read(served: Served) -> None:
+    for announced in (BODY_BYTES + 1, 10**18):
+        answer = served.send(EMBED + f"Content-Length: {announced}\r\n\r\nx".encode())  # and no more comes
+        assert (status(answer), problem(answer)["code"]) == (413, "body_too_large")
+    answer = served.send(
+        EMBED + f"Connection: close\r\nContent-Length: {BODY_BYTES}\r\n\r\n".encode() + b"x" * BODY_BYTES
+    )
+    assert status(answer) == 415
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/json", "multipart/form-data; boundary=b"])
+def test_s26_a_body_without_a_length_ends_at_the_limit(served: Served, kind: str) -> None:
+    head = EMBED.replace(b"image/png", kind.encode()) + CHUNKED
+    if kind.startswith("multipart"):
+        begun = b'--b\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n'
+        head += f"{len(begun):x}\r\n".encode() + begun + b"\r\n"
+    part = b"10000\r\n" + b"-" * 0x10000 + b"\r\n"
+    answer = served.send(head + part * (BODY_BYTES // 0x10000 + 1) + b"10\r\n")  # endless: the last chunk does not come
+    assert (status(answer), problem(answer)["code"]) == (413, "body_too_large")
+    held = re.search(rb"(?m)^dinodex_request_memory_bytes (\S+)", served.get("/metrics"))
+    assert held is not None
+    assert float(held[1]) == 0
+
+
+SMALL = b"1\r\nx\r\n"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        (b"zz\r\nxx\r\n0\r\n\r\n", 400),
+        (b"-2\r\nxx\r\n0\r\n\r\n", 400),
+        (b"2\r\nxxx\r\n0\r\n\r\n", 400),
+        (b"8" + b"0" * 40 + b"\r\nxx\r\n", 400),
+        (b"8000000000000000\r\nxx\r\n", 408),  # it might still come, but not in time
+        (b"2;" + b"a" * 100_000, 400),
+        (SMALL * 1_000 + b"0\r\n\r\n", 415),
+        (SMALL * 3_000_000 + b"0\r\n\r\n", 400),
+        ((b"41\r\n" + b"x" * 65 + b"\r\n") * 10_000 + b"0\r\n\r\n", 415),
+    ],
+    ids=[
+        "no number",
+        "negative",
+        "too long",
+        "44 digits",
+        "2^63",
+        "extension",
+        "1,000 small",
+        "3 million small",
+        "many",
+    ],
+)
+def test_s27_chunks_that_harm_end_the_connection_and_cost_little(served: Served, chunks: bytes, expected: int) -> None:
+    before = served.cpu_s()
+    head = EMBED + b"Connection: close\r\n" + CHUNKED
+    assert status(served.send(head + chunks)) == expected
+    assert served.cpu_s() - before < 1
+
+
+def test_s28_a_body_shorter_than_it_says_stores_nothing(served: Served) -> None:
+    assert status(served.send(b"PUT /v1/collections/c HTTP/1.1\r\n" + NAMED + CLOSE)) in (200, 201)
+    for sent in (0, 1, len(GOOD) - 1):
+        answer = served.send(PUT + f"Content-Length: {len(GOOD)}\r\n\r\n".encode() + GOOD[:sent], hang_up=True)
+        assert not answer or status(answer) == 400
+    assert status(served.get("/v1/collections/c/points/p")) == 404
+    # what is beyond the length is another request, and none
+    answer = served.send(PUT + f"Content-Length: {len(GOOD)}\r\n\r\n".encode() + GOOD + b"beyond\r\n\r\n")
+    assert status(answer) == 200
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 400 " in answer
+    assert status(served.get("/v1/collections/c/points/p")) == 200
+    assert not [line for line in served.lines() if line.get("status") == 500 or line["event"] == "failed"]
+
+
+MODEL = b"GET /v1/model HTTP/1.1\r\n" + NAMED
+
+
+@pytest.mark.parametrize(
+    ("data", "statuses"),
+    {
+        "two lengths": (EMBED + b"Content-Length: 4\r\n" + CHUNKED + b"0\r\n\r\n" + MODEL + CLOSE, [400]),
+        "two different lengths": (EMBED + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nxxxx", [400]),
+        "negative length": (EMBED + b"Content-Length: -1\r\n\r\n", [400]),
+        "length of 5,000 digits": (EMBED + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", [400]),
+        "another coding": (EMBED + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", [400, 501]),
+        "a coding with a tail": (EMBED + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", [400, 501]),
+        "HTTP/0.9": (b"GET /v1/model\r\n\r\n", [400]),
+        "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [400, 401, 404]),
+        "an upgrade": (MODEL + b"Connection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n", [200]),
+        "a web socket": (MODEL + b"Connection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n", [200]),
+        "another host in the path": (MODEL.replace(b" /v1", b" http://x@evil/v1") + CLOSE, [404]),
+        "a tunnel": (MODEL.replace(b"GET /v1/model", b"CONNECT evil:443") + CLOSE, [404, 405]),
+        "no host": (b"GET /livez HTTP/1.1\r\n\r\n", [400]),
+        "a header of a megabyte": (MODEL + b"X-A: " + b"a" * 10**6 + b"\r\n\r\n", [400, 431]),
+        "a line without end": (b"GET /" + b"a" * 10**6, [400, 431]),
+        "a space before the colon": (MODEL + b"X-A : b\r\n\r\n", [400]),
+        "NUL in the path": (MODEL.replace(b"model", b"mo\x00del") + b"\r\n", [400]),
+        "no method": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500, [400]),
+    }.values(),
+    ids=lambda value: "" if isinstance(value, list) else value[:30].decode("latin-1").split("\r")[0],
+)
+def test_s35_what_is_no_request_is_refused_and_closed_once(served: Served, data: bytes, statuses: list[int]) -> None:
+    answer = served.send(data)
+    assert status(answer) in statuses, answer[:200]
+    answered = re.findall(rb"HTTP/1\.1 \d", answer)
+    assert answered[1:] in ([], [b"HTTP/1.1 4"]), "the rest was taken for a request"
+
+
+@pytest.mark.parametrize("given", [b"a\x01b", b"a\r\n b: c", b"a\tb", b"\xff\xfe", b"a b", b"x" * 129, b'{"a":1}'])
+def test_s35_a_request_id_that_could_forge_a_log_line_is_replaced(served: Served, given: bytes) -> None:
+    answer = served.send(MODEL + b"X-Request-Id: " + given + b"\r\n" + CLOSE)
+    assert status(answer) == 200
+    found = re.search(rb"(?i)x-request-id: ([0-9a-f]{32})\r\n", answer)
+    assert found, answer[:300]
+    assert any(line.get("request_id") == found[1].decode() for line in served.lines())
+
+
+def test_s35_a_broken_rest_after_the_answer_ends_the_connection_quietly(served: Served) -> None:
+    """The answer comes before the body is read, and then the body is none."""
+    refused = EMBED.replace(KEY.encode(), WRONG_KEY.encode()) + CHUNKED
+    with connected(served.port) as connection:
+        connection.sendall(refused)
+        answer = connection.recv(65536)
+        assert status(answer) == 401
+        time.sleep(0.1)
+        connection.sendall(b"zz\r\nno chunk\r\n")
+        all_of(connection)
+    assert not [line for line in served.lines() if "exception" in line or line["level"] == "error"]
+
+
+def tell(send: Callable[[bytes], bytes]) -> bytes:
+    """Make as many kinds of errors as there are; return all that was answered."""
+    marked = b"\x89PNG\r\n\x1a\n" + b"MARK-OF-AN-IMAGE" * 100
+    wrong = MODEL.replace(KEY.encode(), WRONG_KEY.encode())
+    body = json.dumps({"images": [base64.b64encode(marked).decode(), "!"]}).encode()
+    vector = b'{"vector": [1, 2, "MARK-OF-A-VALUE"]}'
+    as_json = b"Content-Type: application/json\r\n" + NAMED
+    requests = [
+        MODEL + CLOSE,
+        wrong + CLOSE,
+        wrong.replace(b"/v1/model", b"/v1/model?api_key=" + KEY.encode()) + CLOSE,
+        MODEL.replace(b"/v1/model", b"/openapi.json") + CLOSE,
+        MODEL.replace(b"/v1/model", b"/metrics") + CLOSE,
+        MODEL.replace(b"/v1/model", b"/v1/collections") + CLOSE,
+        MODEL.replace(b"/v1/model", b"/v1/nothing/../../etc/passwd") + CLOSE,
+        MODEL.replace(b"/v1/model", b"/v1/collections/none/points/%ff") + CLOSE,
+        EMBED + b"Connection: close\r\n" + f"Content-Length: {len(marked)}\r\n\r\n".encode() + marked,
+        b"POST /v1/embed HTTP/1.1\r\n"
+        + as_json
+        + b"Connection: close\r\n"
+        + f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body,
+        b"POST /v1/embeddings HTTP/1.1\r\n" + as_json + b"Connection: close\r\nContent-Length: 1\r\n\r\n{",
+        b"POST /v1/collections/c/query HTTP/1.1\r\n"
+        + as_json
+        + b"Connection: close\r\n"
+        + f"Content-Length: {len(vector)}\r\n\r\n".encode()
+        + vector,
+    ]
+    return b"".join(map(send, requests))
+
+
+def test_s39_no_key_path_traceback_or_image_is_told_to_anybody(served: Served) -> None:
+    answered = tell(served.send).decode("latin-1")
+    assert len(re.findall("HTTP/1.1 4", answered)) >= 7
+    written = served.log.read_text()
+    process_paths = [path for path in (*served.paths, "site-packages", ".py") if path != "/usr"]
+    for told, where in ((answered, "an answer"), (written, "the log")):
+        for secret in (
+            KEY,
+            WRONG_KEY,
+            "MARK-OF",
+            base64.b64encode(b"MARK-OF-AN-I")[:12].decode(),
+            "Traceback",
+            'File "',
+        ):
+            assert secret not in told, f"{secret} in {where}"
+        for path in process_paths:
+            assert path not in told, f"{path} in {where}"
+    assert all(isinstance(line, dict) and "event" in line for line in served.lines())
