@@ -38,6 +38,9 @@ from backbone.errors import (
 SERVICE_FORMATS = ("JPEG", "PNG", "WEBP")  # what strangers may send: the three formats that the web uses
 ALL_FORMATS = (*SERVICE_FORMATS, "TIFF", "BMP", "GIF")  # what an owner's own folder may hold
 
+# Every block of 8 x 8 pixels takes at least one bit of Huffman code. Where there are fewer, libjpeg fills what is missing with grey.
+_MOST_PIXELS_PER_JPEG_BYTE = 8 * 64
+
 DECODE_RULES: dict[str, Any] = {
     "orientation": "exif",
     "alpha": "over_white",
@@ -92,7 +95,7 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
     limits = limits or DecodeLimits()
     kind = _check_bytes(data, limits)
     with _refusals(), Image.open(io.BytesIO(data), formats=[kind]) as image:
-        _check_header(image, limits)
+        _check_header(image, limits, len(data))
         if kind == "JPEG" and cover is not None:
             image.draft(image.mode, resized_size(image.size, cover))
         image.load()
@@ -152,7 +155,7 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
     return kind
 
 
-def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
+def _check_header(image: Image.Image, limits: DecodeLimits, size_bytes: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise CorruptImage("the image has no pixels; save it again.")
@@ -165,6 +168,8 @@ def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
         raise ImageTooSmall(
             f"the image is {width:,} x {height:,} pixels, narrower than 1:{limits.max_aspect}; crop it first."
         )
+    if image.format == "JPEG" and width * height > _MOST_PIXELS_PER_JPEG_BYTE * size_bytes:
+        raise CorruptImage(f"the JPEG has too few bytes for {width:,} x {height:,} pixels; save it again.")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -88,6 +88,17 @@ def test_a_scan_bomb_is_refused_before_it_is_decoded() -> None:
         decode(good, DecodeLimits(max_scans=scans - 1))
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_emptiest_jpeg_is_decoded_and_one_that_says_it_is_larger_is_not(progressive: bool) -> None:
+    flat = bytearray(encoded(Image.new("L", (4000, 4000)), "JPEG", optimize=True, progressive=progressive))
+    assert decode(bytes(flat)).size == (4000, 4000)
+    at = flat.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5
+    flat[at : at + 4] = b"\x4e\x20\x09\xc4"  # 20,000 x 2,500: within the limits
+    small = bytes(flat[: flat.index(b"\xff\xda") + 2000]) + b"\xff\xd9"
+    with pytest.raises(CorruptImage, match="too few bytes"):
+        decode(small)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_truncated_image_is_refused_and_never_filled(kind: str) -> None:
     data = encoded(picture(200, 150), kind)

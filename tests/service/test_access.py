@@ -31,7 +31,7 @@ def locked(make_client: Callable[..., TestClient]) -> TestClient:
     return make_client(api_key="right-key", allow_anonymous=False)
 
 
-def test_every_route_but_the_two_probes_needs_the_key(locked: TestClient) -> None:
+def test_s36_every_route_but_the_two_probes_needs_the_key(locked: TestClient) -> None:
     tried = routes(locked.app)
     assert len(tried) > 25
     for method, path in tried:
@@ -73,11 +73,11 @@ def test_the_key_is_taken_from_either_header(locked: TestClient, headers: dict[s
         {"X-API-Key": b"right\xffkey"},
     ],
 )
-def test_any_other_key_is_refused(locked: TestClient, headers: dict[str, str]) -> None:
+def test_s36_any_other_key_is_refused(locked: TestClient, headers: dict[str, str]) -> None:
     assert locked.get("/v1/model", headers=headers).status_code == 401
 
 
-def test_a_key_in_the_url_does_not_count_and_a_probe_with_a_suffix_is_no_probe(locked: TestClient) -> None:
+def test_s38_a_key_in_the_url_does_not_count_and_a_probe_with_a_suffix_is_no_probe(locked: TestClient) -> None:
     for path in ("/v1/model?api_key=right-key", "/livez/", "/livez/../v1/model", "/%6civez2"):
         assert locked.get(path).status_code == 401, path
 
@@ -96,13 +96,13 @@ def test_an_anonymous_service_ignores_a_presented_key(client: TestClient) -> Non
     assert client.get("/v1/model", headers={"X-API-Key": "anything"}).status_code == 200
 
 
-def test_without_a_key_the_service_does_not_start(make_settings: Callable[..., Settings]) -> None:
+def test_s37_without_a_key_the_service_does_not_start(make_settings: Callable[..., Settings]) -> None:
     with pytest.raises(SettingsInvalid, match="DINODEX_API_KEY"):
         create_app(make_settings(allow_anonymous=False))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1"])
-def test_anonymous_service_listens_on_loopback_only(host: str) -> None:
+def test_s37_anonymous_service_listens_on_loopback_only(host: str) -> None:
     with pytest.raises(SettingsInvalid, match="loopback"):
         Keyring(load_settings(**NEEDED, allow_anonymous=True, host=host))
     assert Keyring(load_settings(**NEEDED, allow_anonymous=True, host="127.0.0.1")).find([]) is ANONYMOUS

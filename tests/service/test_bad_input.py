@@ -197,7 +197,7 @@ COUNTED = [
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize(("route", "name"), COUNTED)
-def test_a_k_or_limit_out_of_range_or_of_another_type_is_422(
+def test_s20_a_k_or_limit_out_of_range_or_of_another_type_is_422(
     filled: Filled, route: str, name: str, number: str
 ) -> None:
     filled.refused(filled.post(route, **{name: number}), "invalid_request")
@@ -243,7 +243,7 @@ VECTORS = {
 
 @pytest.mark.parametrize("case", VECTORS)
 @pytest.mark.parametrize("route", [*SEARCHING, "PUT points"])
-def test_a_vector_that_is_none_of_this_collection_is_422(filled: Filled, route: str, case: str) -> None:
+def test_s21_a_vector_that_is_none_of_this_collection_is_422(filled: Filled, route: str, case: str) -> None:
     vector, code = VECTORS[case]
     if route == "PUT points":
         body = f'{{"points": [{{"id": "good", "vector": {VECTOR}}}, {{"id": "bad", "vector": {vector}}}]}}'
@@ -274,7 +274,7 @@ def test_an_unknown_field_is_refused(filled: Filled, route: str, name: str) -> N
     [b"{", b"NaN", b"[]", b'"x"', b'{"a":\xff}', b"[" * 100_000, b'{"a":' * 100_000],
     ids=lambda body: repr(body[:9]),
 )
-def test_a_body_that_is_no_json_object_is_refused(filled: Filled, route: str, body: bytes) -> None:
+def test_s21_a_body_that_is_no_json_object_is_refused(filled: Filled, route: str, body: bytes) -> None:
     filled.refused(filled.send("POST", f"{C}/{route}", body), *UNREADABLE)
 
 
@@ -289,7 +289,7 @@ def test_a_missing_collection_is_404(filled: Filled, route: str) -> None:
 
 
 @pytest.mark.parametrize("route", LEAST)
-def test_an_empty_collection_answers_with_nothing_or_409(filled: Filled, route: str) -> None:
+def test_s20_an_empty_collection_answers_with_nothing_or_409(filled: Filled, route: str) -> None:
     answer = filled.post(route, EMPTY, **({"vector": VECTOR} if route in SEARCHING else {}))
     if route in OF_NOTHING:
         assert (answer.status_code, answer.json()) == (200, OF_NOTHING[route])

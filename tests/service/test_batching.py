@@ -87,7 +87,7 @@ def test_waiting_images_share_a_batch_up_to_its_size(batcher: Batcher, network: 
 
 
 @pytest.mark.parametrize("position", range(4))
-def test_a_failing_image_fails_alone_in_its_batch(batcher: Batcher, network: Network, position: int) -> None:
+def test_s19_a_failing_image_fails_alone_in_its_batch(batcher: Batcher, network: Network, position: int) -> None:
     occupy(batcher, network)
     values = [1.0, 2.0, 3.0, 4.0]
     values[position] = -1
@@ -159,7 +159,7 @@ def test_closing_computes_what_waits_and_refuses_what_comes_after(network: Netwo
     batcher.close()
 
 
-def test_what_would_end_the_thread_ends_its_batch_and_the_thread_goes_on(network: Network) -> None:
+def test_s19_what_would_end_the_thread_ends_its_batch_and_the_thread_goes_on(network: Network) -> None:
     batcher = Batcher(network, batch_images=2, batch_wait_s=0.0)
     occupy(batcher, network)
     futures = [batcher.submit(pixels(value)) for value in (-2, 1, 2, 3)]
@@ -172,7 +172,7 @@ def test_what_would_end_the_thread_ends_its_batch_and_the_thread_goes_on(network
     batcher.close()
 
 
-def test_a_batch_that_memory_does_not_suffice_for_is_halved_and_later_ones_stay_so_small(network: Network) -> None:
+def test_s19_a_batch_that_memory_does_not_suffice_for_is_halved_and_later_ones_stay_so_small(network: Network) -> None:
     batcher = Batcher(network, batch_images=8, batch_wait_s=0.0)
     network.fits = 3
     for _ in range(2):

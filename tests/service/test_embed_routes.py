@@ -187,12 +187,12 @@ def test_an_unknown_output_is_422(client: TestClient, png: Callable[..., bytes])
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", ""]
 )
-def test_another_content_type_is_415(client: TestClient, png: Callable[..., bytes], content_type: str) -> None:
+def test_s34_another_content_type_is_415(client: TestClient, png: Callable[..., bytes], content_type: str) -> None:
     answer = client.post("/v1/embed", content=png(), headers={"content-type": content_type})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_body")
 
 
-def test_a_request_of_the_most_images_is_taken_and_one_more_is_not(
+def test_s18_a_request_of_the_most_images_is_taken_and_one_more_is_not(
     make_client: Callable[..., TestClient], png: Callable[..., bytes]
 ) -> None:
     client = make_client(max_request_images=2)
@@ -227,7 +227,7 @@ def test_a_request_of_the_most_images_is_taken_and_one_more_is_not(
         ),
     ],
 )
-def test_a_broken_multipart_body_is_400(client: TestClient, content: bytes, content_type: str) -> None:
+def test_s33_a_broken_multipart_body_is_400(client: TestClient, content: bytes, content_type: str) -> None:
     answer = client.post("/v1/embed", content=content, headers={"content-type": content_type})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), answer.text
 

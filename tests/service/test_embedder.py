@@ -90,7 +90,7 @@ def test_each_output_has_its_shape(
 
 
 @pytest.mark.parametrize("position", range(4))
-def test_a_corrupt_image_fails_alone_in_its_batch(
+def test_s17_a_corrupt_image_fails_alone_in_its_batch(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes], position: int
 ) -> None:
     embedder = make_embedder()
@@ -118,7 +118,7 @@ def test_refusals_keep_their_kind_and_good_images_follow(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
-def test_what_is_not_finite_is_refused(
+def test_s16_what_is_not_finite_is_refused(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes], value: float
 ) -> None:
     gate = Gate(value)
@@ -287,7 +287,7 @@ def test_readiness_embeds_an_image_where_none_was_embedded_just_now(
     assert not asyncio.run(embedder.ready())
 
 
-def test_what_a_cancelled_caller_left_waiting_is_not_computed(
+def test_s32_what_a_cancelled_caller_left_waiting_is_not_computed(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
 ) -> None:
     gate = Gate()

@@ -100,7 +100,7 @@ def test_an_id_outside_the_rule_is_422(
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_id")
 
 
-def test_the_same_image_again_is_not_embedded_again_and_updates_what_is_said(
+def test_s24_the_same_image_again_is_not_embedded_again_and_updates_what_is_said(
     client: TestClient, collection: str, png: Callable[..., bytes], embedded: list[int]
 ) -> None:
     point = url(collection, "p")
@@ -112,7 +112,7 @@ def test_the_same_image_again_is_not_embedded_again_and_updates_what_is_said(
     assert embedded == [1]
 
 
-def test_other_content_under_the_id_is_409_unless_it_may_replace(
+def test_s24_other_content_under_the_id_is_409_unless_it_may_replace(
     client: TestClient, collection: str, png: Callable[..., bytes], embedded: list[int]
 ) -> None:
     point = url(collection, "p")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pictures import encoded, picture
+from processes import ServiceProcess, service_process
 from sockets import all_of, connected
 
 if TYPE_CHECKING:
@@ -36,11 +35,9 @@ CLOSE = b"Connection: close\r\n\r\n"
 
 @dataclass
 class Served:
-    """A service process of its own."""
+    """A service process, and raw requests to it."""
 
-    port: int
-    process: int
-    log: Path
+    service: ServiceProcess
     paths: list[str]  # of this machine, which it may tell nobody
 
     def send(self, data: bytes, hang_up: bool = False) -> bytes:
@@ -54,7 +51,7 @@ class Served:
             except OSError:
                 return  # it has closed already, which is for the test to see
 
-        with connected(self.port) as connection:
+        with connected(self.service.port) as connection:
             sender = threading.Thread(target=sending)
             sender.start()
             answer = all_of(connection)
@@ -64,39 +61,14 @@ class Served:
     def get(self, path: str) -> bytes:
         return self.send(f"GET {path} HTTP/1.1\r\n".encode() + NAMED + CLOSE)
 
-    def lines(self) -> list[dict[str, object]]:
-        """Return what was logged; the line for a person that says where it serves is none of it."""
-        lines = self.log.read_text().splitlines()
-        return [json.loads(line) for line in lines if not line.startswith("serving on ")]
-
-    def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
 
 @pytest.fixture(scope="module")
 def served(tiny_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("served")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DINODEX_")}
-    environment |= {"DINODEX_API_KEY": KEY, "DINODEX_RUNTIME": "openvino", "DINODEX_PRECISION": "fp32"}
-    environment |= {
-        "DINODEX_MAX_BODY_BYTES": str(BODY_BYTES),
-        "DINODEX_KEEP_ALIVE_S": "1",
-        "DINODEX_BODY_TIMEOUT_S": "3",
-    }
-    command = [sys.executable, "-m", "dinodex", "serve", "--artifact", str(tiny_artifact.path)]
-    command += ["--data", str(root / "data"), "--port", "0"]
-    log = root / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
-    try:
-        while not (found := re.search(r"^serving on http://127.0.0.1:(\d+)$", log.read_text(), re.MULTILINE)):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        yield Served(int(found[1]), process.pid, log, [str(root), str(tiny_artifact.path), str(Path(sys.prefix))])
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
+    settings: dict[str, object] = {"api_key": KEY, "runtime": "openvino", "precision": "fp32"}
+    settings |= {"max_body_bytes": BODY_BYTES, "keep_alive_s": 1, "body_timeout_s": 3}
+    with service_process(tiny_artifact.path, root / "data", root / "log", **settings) as service:
+        yield Served(service, [str(root), str(tiny_artifact.path), str(Path(sys.prefix))])
 
 
 def status(answer: bytes) -> int:
@@ -161,10 +133,10 @@ SMALL = b"1\r\nx\r\n"
     ],
 )
 def test_s27_chunks_that_harm_end_the_connection_and_cost_little(served: Served, chunks: bytes, expected: int) -> None:
-    before = served.cpu_s()
+    before = served.service.cpu_s()
     head = EMBED + b"Connection: close\r\n" + CHUNKED
     assert status(served.send(head + chunks)) == expected
-    assert served.cpu_s() - before < 1
+    assert served.service.cpu_s() - before < 1
 
 
 def test_s28_a_body_shorter_than_it_says_stores_nothing(served: Served) -> None:
@@ -179,7 +151,7 @@ def test_s28_a_body_shorter_than_it_says_stores_nothing(served: Served) -> None:
     assert answer.count(b"HTTP/1.1 ") == 2
     assert b"HTTP/1.1 400 " in answer
     assert status(served.get("/v1/collections/c/points/p")) == 200
-    assert not [line for line in served.lines() if line.get("status") == 500 or line["event"] == "failed"]
+    assert not [line for line in served.service.lines() if line.get("status") == 500 or line["event"] == "failed"]
 
 
 MODEL = b"GET /v1/model HTTP/1.1\r\n" + NAMED
@@ -222,20 +194,20 @@ def test_s35_a_request_id_that_could_forge_a_log_line_is_replaced(served: Served
     assert status(answer) == 200
     found = re.search(rb"(?i)x-request-id: ([0-9a-f]{32})\r\n", answer)
     assert found, answer[:300]
-    assert any(line.get("request_id") == found[1].decode() for line in served.lines())
+    assert any(line.get("request_id") == found[1].decode() for line in served.service.lines())
 
 
 def test_s35_a_broken_rest_after_the_answer_ends_the_connection_quietly(served: Served) -> None:
     """The answer comes before the body is read, and then the body is none."""
     refused = EMBED.replace(KEY.encode(), WRONG_KEY.encode()) + CHUNKED
-    with connected(served.port) as connection:
+    with connected(served.service.port) as connection:
         connection.sendall(refused)
         answer = connection.recv(65536)
         assert status(answer) == 401
         time.sleep(0.1)
         connection.sendall(b"zz\r\nno chunk\r\n")
         all_of(connection)
-    assert not [line for line in served.lines() if "exception" in line or line["level"] == "error"]
+    assert not [line for line in served.service.lines() if "exception" in line or line["level"] == "error"]
 
 
 def tell(send: Callable[[bytes], bytes]) -> bytes:
@@ -273,7 +245,7 @@ def tell(send: Callable[[bytes], bytes]) -> bytes:
 def test_s39_no_key_path_traceback_or_image_is_told_to_anybody(served: Served) -> None:
     answered = tell(served.send).decode("latin-1")
     assert len(re.findall("HTTP/1.1 4", answered)) >= 7
-    written = served.log.read_text()
+    written = served.service.log.read_text()
     process_paths = [path for path in (*served.paths, "site-packages", ".py") if path != "/usr"]
     for told, where in ((answered, "an answer"), (written, "the log")):
         for secret in (
@@ -287,4 +259,4 @@ def test_s39_no_key_path_traceback_or_image_is_told_to_anybody(served: Served) -
             assert secret not in told, f"{secret} in {where}"
         for path in process_paths:
             assert path not in told, f"{path} in {where}"
-    assert all(isinstance(line, dict) and "event" in line for line in served.lines())
+    assert all(isinstance(line, dict) and "event" in line for line in served.service.lines())

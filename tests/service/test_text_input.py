@@ -58,7 +58,7 @@ def nothing_stored(client: TestClient, collection: str) -> bool:
 
 
 @pytest.mark.parametrize("case", OPAQUE)
-def test_text_is_kept_and_found_as_it_is(client: TestClient, collection: str, case: str) -> None:
+def test_s22_text_is_kept_and_found_as_it_is(client: TestClient, collection: str, case: str) -> None:
     text = OPAQUE[case]
     point = {"id": text, "label": text, "payload": {text: text, "in": [text, {text: text}]}}
     near = [f"{text[:511]}x", text[:-1] or "y", "e", "é"]
@@ -94,7 +94,7 @@ def test_text_is_kept_and_found_as_it_is(client: TestClient, collection: str, ca
 
 
 @pytest.mark.parametrize("case", UNKEPT)
-def test_an_id_or_label_outside_the_rule_is_422_and_nothing_of_the_request_is_stored(
+def test_s22_an_id_or_label_outside_the_rule_is_422_and_nothing_of_the_request_is_stored(
     client: TestClient, collection: str, png: Callable[..., bytes], case: str
 ) -> None:
     text = UNKEPT[case]
@@ -187,7 +187,7 @@ def test_half_a_character_is_refused_wherever_text_goes(client: TestClient, coll
 
 
 @pytest.mark.parametrize("form", ["vectors", "npy", "images"])
-def test_the_same_id_twice_in_one_request_is_400(
+def test_s18_the_same_id_twice_in_one_request_is_400(
     client: TestClient, collection: str, png: Callable[..., bytes], form: str
 ) -> None:
     npy = io.BytesIO()

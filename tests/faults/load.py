@@ -1,0 +1,85 @@
+"""An open loop of requests on raw connections: they are sent when their time has come, whatever became of those before."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request."""
+
+    sent_s: float  # when it was meant to be sent, from the start
+    took_s: float  # from then to the end of its answer
+    status: int  # 0 where there was none
+    retry_after: bool
+
+
+class Caller:
+    """Connections to one port, kept for the next request."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self._port = port
+        self._request = request
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, begun: float, sent_s: float) -> Asked:
+        """Send the request, and read its answer."""
+        meant = begun + sent_s
+        try:
+            reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(self._request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+        except (OSError, asyncio.IncompleteReadError):
+            return Asked(sent_s, time.monotonic() - meant, 0, False)
+        took_s = time.monotonic() - meant
+        if b"connection: close" in head:
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return Asked(sent_s, took_s, int(head.split()[1]), b"\r\nretry-after: " in head)
+
+    def close(self) -> None:
+        """Close what is open."""
+        for _, writer in self._idle:
+            writer.close()
+
+
+async def closed_loop(port: int, request: bytes, callers: int, seconds: float) -> list[Asked]:
+    """Have so many callers ask one request after the other."""
+    caller, begun = Caller(port, request), time.monotonic()
+
+    async def one() -> list[Asked]:
+        found = []
+        while (now := time.monotonic() - begun) < seconds:
+            found.append(await caller.ask(begun, now))
+        return found
+
+    answered = await asyncio.gather(*(one() for _ in range(callers)))
+    caller.close()
+    return [each for found in answered for each in found]
+
+
+async def open_loop(port: int, request: bytes, per_s: float, seconds: float, seed: int) -> list[Asked]:
+    """Send requests at random moments (Poisson), so many a second."""
+    caller, begun = Caller(port, request), time.monotonic()
+    draw = random.Random(seed)
+    asked, at = [], 0.0
+    while (at := at + draw.expovariate(per_s)) < seconds:
+        await asyncio.sleep(max(0.0, begun + at - time.monotonic()))
+        asked.append(asyncio.create_task(caller.ask(begun, at)))
+    answered = await asyncio.gather(*asked)
+    caller.close()
+    return answered
+
+
+def percentile(asked: list[Asked], share: float) -> float:
+    """Return the milliseconds that this share of the requests took at most."""
+    return float(np.percentile([each.took_s for each in asked], share)) * 1000 if asked else 0.0
