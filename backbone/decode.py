@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +124,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise UnsupportedMode(f"images of mode {image.mode} have no fixed range; convert the file to 8 or 16 bits.")
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
@@ -173,10 +173,10 @@ def _check_header(image: Image.Image, limits: DecodeLimits, size_bytes: int) -> 
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001 - the EXIF block is a stranger's; Pillow's parser raises a dozen kinds, and the pixels are good
-        return image
+    # The EXIF block is a stranger's: Pillow's parser raises a dozen kinds, and the pixels are good.
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)  # most images are upright, and a copy of 50 megapixels is 200 MB
+    return image
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from service.child import end_with
 REQUEST, ANSWER = struct.Struct("<BI"), struct.Struct("<BII")
 SQUARE, THUMBNAIL = 1, 2  # bits of what is wanted
 DECODED, REFUSED = 0, 1  # what came of it
-BYTES_PER_PIXEL = 16  # at most at once: RGBA, the white beneath it, both composited, and RGB
+BYTES_PER_PIXEL = 20  # at most at once, 4 each: grey with alpha, RGBA, the white beneath it, both composited, and RGB
 SPARE_BYTES = 256 * 2**20  # for the encoded image, tables of the decoders, and what they take beside the pixels
 _THUMBNAIL_QUALITY = 85  # Pillow's and most cameras' trade of bytes for looks
 

@@ -30,21 +30,29 @@ class Caller:
 
     async def ask(self, begun: float, sent_s: float) -> Asked:
         """Send the request, and read its answer."""
-        meant = begun + sent_s
+        head = b""
+        while not head and self._idle:
+            head = await self._over(*self._idle.pop())  # or nothing, where it was closed while it was idle
+        if not head:
+            head = await self._over(*await asyncio.open_connection("127.0.0.1", self._port))
+        took_s = time.monotonic() - begun - sent_s
+        return Asked(sent_s, took_s, int(head.split()[1]) if head else 0, b"\r\nretry-after: " in head)
+
+    async def _over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """Return the head of the answer that comes over this connection, in small letters; nothing where it is closed."""
         try:
-            reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
             writer.write(self._request)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
             await reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError):
-            return Asked(sent_s, time.monotonic() - meant, 0, False)
-        took_s = time.monotonic() - meant
+            writer.close()
+            return b""
         if b"connection: close" in head:
             writer.close()
         else:
             self._idle.append((reader, writer))
-        return Asked(sent_s, took_s, int(head.split()[1]), b"\r\nretry-after: " in head)
+        return head
 
     def close(self) -> None:
         """Close what is open."""

@@ -147,6 +147,14 @@ def test_s15_a_decoder_that_hangs_is_ended_at_the_deadline(data: bytes) -> None:
         assert made.restarts == 1
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_the_largest_image_that_the_limits_let_through_is_decoded(mode: str) -> None:
+    with decoders() as made:
+        image = Image.new(mode, (5_000, LIMITS.max_pixels // 5_000))
+        assert made.decode(png(image)).square is not None
+        assert made.restarts == 0
+
+
 def test_a_decoder_has_as_much_memory_as_the_largest_image_needs_and_no_more() -> None:
     pixels = 4_000_000
     limits = DecodeLimits(formats=SERVICE_FORMATS, max_pixels=pixels)

@@ -1,0 +1,235 @@
+"""S40, S42, S43, S45: five times more than the service can do, the largest of everything at once, no more descriptors, and SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import resource
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from faults.figures import FIGURES, SEED
+from faults.load import closed_loop, open_loop, percentile
+from pictures import encoded, picture
+from PIL import Image
+from processes import MiB, ServiceProcess, service_process
+
+from backbone import Artifact, Preprocess, build, named
+from backbone.artifact_writer import write_artifact
+from dinodex import Client
+from dinodex.errors import RequestRefused, ServiceUnreachable
+
+OVERLOAD_S, TIMES = 60.0, 5
+DEADLINE_S = 30.0
+PHOTO = encoded(picture(500, 375), "JPEG", quality=90)
+EMBED = (
+    b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(PHOTO) + PHOTO
+)
+
+
+@pytest.fixture(scope="module")
+def small_vit(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A network of the size that is served: ViT-S/16 at 224 pixels, with random weights."""
+    torch.manual_seed(0)
+    return write_artifact(
+        tmp_path_factory.mktemp("vit") / "artifact",
+        build(named("vit_small_patch16", 224)),
+        Preprocess.for_image_size(224),
+        licence="CC0-1.0",
+        lineage="random weights",
+        training={},
+    )
+
+
+def test_s40_at_five_times_its_capacity_the_service_does_what_it_can_and_refuses_the_rest_at_once(
+    small_vit: Artifact, tmp_path: Path
+) -> None:
+    options = {"allow_anonymous": 1, "embed_timeout_s": DEADLINE_S}
+    with service_process(small_vit.path, tmp_path / "data", tmp_path / "log", **options) as service:
+        asyncio.run(closed_loop(service.port, EMBED, callers=16, seconds=5))  # until it is warm
+        alone = asyncio.run(closed_loop(service.port, EMBED, callers=32, seconds=20))
+        assert {each.status for each in alone} == {200}
+        peak = len(alone) / max(each.sent_s + each.took_s for each in alone)
+        asked = asyncio.run(open_loop(service.port, EMBED, TIMES * peak, OVERLOAD_S, SEED))
+        ended = time.monotonic()
+        while not asyncio.run(closed_loop(service.port, EMBED, callers=1, seconds=0.01))[0].took_s < 2 * 32 / peak:
+            assert time.monotonic() - ended < 5, "it does not recover"
+        recovered_s = time.monotonic() - ended
+        own_ms = [line["ms"] for line in service.lines() if line.get("status") == 503]
+    taken, refused = ([each for each in asked if each.status == status] for status in (200, 503))
+    goodput = sum(each.sent_s + each.took_s <= OVERLOAD_S for each in taken) / OVERLOAD_S / peak
+    FIGURES.append(
+        f"S40 {TIMES} x {peak:.1f} images/s for {OVERLOAD_S:.0f} s: goodput {goodput:.2f} of the peak; accepted p50 / p99 "
+        f"{percentile(taken, 50) / 1000:.1f} / {percentile(taken, 99) / 1000:.1f} s; {len(refused):,} refused, p50 / p99 "
+        f"{percentile(refused, 50):.1f} / {percentile(refused, 99):.1f} ms with the generator's own waiting, in the service "
+        f"{np.percentile(own_ms, 50):.1f} / {np.percentile(own_ms, 99):.1f} ms; as fast as before after {recovered_s:.1f} s"
+    )
+    assert len(taken) + len(refused) == len(asked)
+    assert all(each.retry_after for each in refused)
+    assert percentile(taken, 99) <= DEADLINE_S * 1000
+    assert goodput >= 0.9
+    assert np.percentile(own_ms, 50) < 5
+
+
+def largest() -> dict[str, tuple[str, dict[str, str], bytes]]:
+    """Return requests that take as much as any may: images of 50 megapixels, and bodies of 64 MiB of each kind."""
+    flat, noise = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8)
+    Image.new("RGBA", (7_070, 7_070), (1, 2, 3, 4)).save(flat, "PNG", compress_level=9)
+    photo = encoded(Image.fromarray(np.tile(noise, (14, 14, 1))), "JPEG", quality=60, progressive=True)
+    assert len(photo) < 20 * MiB
+    numbers = b'{"vector":[' + b"0.1," * (16 * MiB - 10) + b"0]}"
+    objects = b'{"vector":[' + b"{}," * (21 * MiB) + b"0]}"
+    images = json.dumps({"images": ["A" * (60 * MiB)]}).encode()
+    npy = io.BytesIO()
+    np.save(npy, np.ones((32_000, 384), np.float32))
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n'
+    form = (head + photo + b"\r\n") * (60 * MiB // len(photo)) + b"--b--\r\n"
+    as_json = {"content-type": "application/json"}
+    return {
+        "transparent PNG": ("/v1/embed", {"content-type": "image/png"}, flat.getvalue()),
+        "progressive JPEG": ("/v1/embed", {"content-type": "image/jpeg"}, photo),
+        "multipart": ("/v1/embed?output=patches", {"content-type": "multipart/form-data; boundary=b"}, form),
+        "base64": ("/v1/embed", as_json, images),
+        "numbers": ("/v1/collections/c/query", as_json, numbers),
+        "objects": ("/v1/collections/c/query", as_json, objects),
+        "matrix": ("/v1/collections/c/query", {"content-type": "application/x-npy"}, npy.getvalue()),
+    }
+
+
+def test_s42_the_largest_of_everything_at_once_stays_under_the_ceiling_that_the_service_told(
+    small_vit: Artifact, tmp_path: Path
+) -> None:
+    callers, peak, done = 24, 0, threading.Event()
+    statuses: dict[str, set[int]] = {}
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, service.resident_bytes())
+
+    def send(number: int) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=120) as client:
+            for turn in range(6):
+                name = list(requests)[(number + turn) % len(requests)]
+                path, headers, body = requests[name]
+                statuses.setdefault(name, set()).add(client.post(path, headers=headers, content=body).status_code)
+
+    requests = largest()
+    with service_process(
+        small_vit.path, tmp_path / "data", tmp_path / "log", allow_anonymous=1, body_timeout_s=120
+    ) as service:
+        httpx.put(f"http://127.0.0.1:{service.port}/v1/collections/c").raise_for_status()
+        [ready] = [line for line in service.lines() if line["event"] == "ready"]
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with ThreadPoolExecutor(callers) as pool:
+            list(pool.map(send, range(callers)))
+        done.set()
+        watcher.join()
+        assert (
+            httpx.post(
+                f"http://127.0.0.1:{service.port}/v1/embed",
+                content=PHOTO,
+                headers={"content-type": "image/jpeg"},
+                timeout=60,
+            ).status_code
+            == 200
+        )
+    ceiling = ready["memory_ceiling_bytes"]
+    FIGURES.append(
+        f"S42 {callers} callers, each with the largest: peak {peak / MiB:,.0f} of {ceiling / MiB:,.0f} MiB; answers {statuses}"
+    )
+    assert peak <= ceiling
+    assert {status for found in statuses.values() for status in found} <= {200, 408, 413, 415, 422, 503}
+    for name in ("transparent PNG", "progressive JPEG"):
+        assert 200 in statuses[name]
+
+
+def descriptors(service: ServiceProcess) -> int:
+    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
+
+
+def threads(service: ServiceProcess) -> int:
+    return len(list(Path(f"/proc/{service.process.pid}/task").iterdir()))
+
+
+def test_s43_without_descriptors_the_service_waits_and_then_goes_on(tiny_artifact: Artifact, tmp_path: Path) -> None:
+    options = {"allow_anonymous": 1, "keep_alive_s": 2, "header_timeout_s": 3}
+    with service_process(tiny_artifact.path, tmp_path / "data", tmp_path / "log", **options) as service:
+        url = f"http://127.0.0.1:{service.port}"
+        assert httpx.post(f"{url}/v1/embed", content=PHOTO, headers={"content-type": "image/jpeg"}).status_code == 200
+        open_before, threads_before = descriptors(service), threads(service)
+        limit = open_before + 20
+        _, hard = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
+        idle = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(100)]
+        time.sleep(1)
+        assert service.process.poll() is None
+        assert descriptors(service) <= limit
+        for each in idle:
+            each.close()
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                answer = httpx.post(f"{url}/v1/embed", content=PHOTO, headers={"content-type": "image/jpeg"}, timeout=5)
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline, "it does not recover"
+        assert answer.status_code == 200
+        for _ in range(50):
+            assert httpx.get(f"{url}/livez").status_code == 200
+        time.sleep(4)  # until idle connections are closed
+        assert descriptors(service) <= open_before + 2
+        assert threads(service) <= threads_before + 8  # the pool that answers blocking requests
+
+
+def test_s45_sigterm_under_load_ends_what_runs_and_loses_nothing(tiny_artifact: Artifact, tmp_path: Path) -> None:
+    answered: list[str] = []
+    refused: list[int] = []
+    lock = threading.Lock()
+    with service_process(tiny_artifact.path, tmp_path / "data", tmp_path / "log", allow_anonymous=1) as service:
+        url = f"http://127.0.0.1:{service.port}"
+        httpx.put(f"{url}/v1/collections/c").raise_for_status()
+
+        def write(number: int) -> None:
+            with Client(url) as client:
+                for turn in range(10_000):
+                    point = f"{number}/{turn}"
+                    try:
+                        client.collection("c").put(point, image=encoded(picture(seed=turn % 7)))
+                    except RequestRefused as error:
+                        with lock:
+                            refused.append(error.status)
+                        return
+                    except ServiceUnreachable:  # its port is closed already
+                        return
+                    with lock:
+                        answered.append(point)
+
+        with ThreadPoolExecutor(8) as pool:
+            writers = [pool.submit(write, number) for number in range(8)]
+            while len(answered) < 200:
+                time.sleep(0.01)
+            begun = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(40) == 0
+            took_s = time.monotonic() - begun
+            for writer in writers:
+                writer.result(60)
+    assert took_s < 31
+    assert set(refused) <= {503}
+    with service_process(tiny_artifact.path, tmp_path / "data", tmp_path / "log2", allow_anonymous=1) as service:
+        there = {point.id for point in Client(f"http://127.0.0.1:{service.port}").collection("c").scroll()}
+    FIGURES.append(
+        f"S45 SIGTERM among {len(answered)} answered puts of 8 writers: exit 0 after {took_s:.1f} s, all of them there"
+    )
+    assert set(answered) <= there
