@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from backbone.errors import EmptyImage, UnsupportedImageType
@@ -147,13 +148,18 @@ async def read_form(request: Request, max_files: int, max_field_bytes: int) -> A
         TooManyItems: more than `max_files` files.
         HTTPException: it cannot be parsed (400).
     """
-    opening = request.form(max_files=max_files, max_fields=10, max_part_size=max_field_bytes)
+    parser = MultiPartParser(
+        request.headers, request.stream(), max_files=max_files, max_fields=10, max_part_size=max_field_bytes
+    )
+    parser.spool_max_size = (
+        max_field_bytes  # in memory, where it is counted: no temporary file, which a full disk would refuse
+    )
     try:
-        form = await opening
-    except HTTPException as error:
-        if str(error.detail).startswith("Too many files"):
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
             raise too_many("files", max_files) from error
-        raise
+        raise HTTPException(400) from error
     try:
         yield form
     finally:

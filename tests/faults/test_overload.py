@@ -227,8 +227,11 @@ def test_s45_sigterm_under_load_ends_what_runs_and_loses_nothing(tiny_artifact: 
                 writer.result(60)
     assert took_s < 31
     assert set(refused) <= {503}
-    with service_process(tiny_artifact.path, tmp_path / "data", tmp_path / "log2", allow_anonymous=1) as service:
-        there = {point.id for point in Client(f"http://127.0.0.1:{service.port}").collection("c").scroll()}
+    with (
+        service_process(tiny_artifact.path, tmp_path / "data", tmp_path / "log2", allow_anonymous=1) as service,
+        Client(f"http://127.0.0.1:{service.port}") as client,
+    ):
+        there = {point.id for point in client.collection("c").scroll()}
     FIGURES.append(
         f"S45 SIGTERM among {len(answered)} answered puts of 8 writers: exit 0 after {took_s:.1f} s, all of them there"
     )

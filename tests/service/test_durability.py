@@ -33,18 +33,18 @@ KILLS = 30
 LOCKED, IO = 75, 74
 
 
-def test_every_acknowledged_write_survives_sigkill_and_none_is_half_there(tmp_path: Path) -> None:
+def test_s44_every_acknowledged_write_survives_sigkill_and_none_is_half_there(tmp_path: Path) -> None:
     found = kill_many(tmp_path / "data", KILLS, SEED)
     assert found.kills == KILLS
     assert found.acknowledged > KILLS
 
 
 @needs_strace
-def test_every_acknowledged_write_survives_the_loss_of_what_was_not_flushed(tmp_path: Path) -> None:
+def test_s48_every_acknowledged_write_survives_the_loss_of_what_was_not_flushed(tmp_path: Path) -> None:
     assert lose_power(tmp_path, writes=12, seed=SEED, share=0.04).disks > 20
 
 
-def test_a_log_cut_off_anywhere_leaves_whole_writes_and_all_that_were_synced(tmp_path: Path) -> None:
+def test_s48_a_log_cut_off_anywhere_leaves_whole_writes_and_all_that_were_synced(tmp_path: Path) -> None:
     """Power loss: what was written after the last fsync may be missing or garbage, from any byte on."""
     live, wal = tmp_path / "live", f"{DATABASE_NAME}-wal"
     with Library.open(live) as library:
@@ -69,20 +69,20 @@ def test_a_log_cut_off_anywhere_leaves_whole_writes_and_all_that_were_synced(tmp
         shutil.rmtree(crashed)
 
 
-def test_a_damaged_library_never_gives_a_wrong_answer(tmp_path: Path) -> None:
+def test_s48_a_damaged_library_never_gives_a_wrong_answer(tmp_path: Path) -> None:
     assert judge_many(tmp_path, cut_share=0.03, flips=40, seed=SEED).wrong == []
 
 
-def test_a_snapshot_that_was_harmed_is_not_read_by_faiss_and_changes_no_answer(tmp_path: Path) -> None:
+def test_s49_a_snapshot_that_was_harmed_is_not_read_by_faiss_and_changes_no_answer(tmp_path: Path) -> None:
     assert harm_all(tmp_path) > 20
 
 
-def test_a_full_disk_refuses_puts_answers_searches_and_takes_puts_again_when_there_is_room(tmp_path: Path) -> None:
+def test_s46_a_full_disk_refuses_puts_answers_searches_and_takes_puts_again_when_there_is_room(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=16m") as disk:
         assert fill_up(disk, times=8, seed=SEED).acknowledged > 8
 
 
-def test_a_job_on_a_full_disk_fails_with_a_reason_and_works_when_there_is_room(tmp_path: Path) -> None:
+def test_s46_a_job_on_a_full_disk_fails_with_a_reason_and_works_when_there_is_room(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(3_000, 8))
     with mounted(tmp_path / "disk", "size=16m") as disk, Library.open(disk / "data", threads=1) as library:
         collection, _ = library.create("c", "f", 8, keep="none")
@@ -106,7 +106,7 @@ def test_a_job_on_a_full_disk_fails_with_a_reason_and_works_when_there_is_room(t
 
 
 @needs_strace
-def test_after_a_flush_that_failed_nothing_is_acknowledged_until_a_restart_that_finds_all_that_was(
+def test_s47_after_a_flush_that_failed_nothing_is_acknowledged_until_a_restart_that_finds_all_that_was(
     tmp_path: Path,
 ) -> None:
     found = Injected()
@@ -115,7 +115,7 @@ def test_after_a_flush_that_failed_nothing_is_acknowledged_until_a_restart_that_
     assert found.refused_writes
 
 
-def test_searches_beside_writes_see_one_moment_after_the_other(tmp_path: Path) -> None:
+def test_s50_searches_beside_writes_see_one_moment_after_the_other(tmp_path: Path) -> None:
     assert race(tmp_path / "data", seconds=3).searches > 10
 
 
@@ -141,7 +141,7 @@ def exit_of_serve(artifact: Path, data: Path, environment: dict[str, str]) -> tu
     return done.returncode, done.stderr
 
 
-def test_a_second_process_on_a_directory_ends_with_75_and_leaves_the_first_alone(
+def test_s50_a_second_process_on_a_directory_ends_with_75_and_leaves_the_first_alone(
     tiny_artifact: Artifact, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with small(), Library.open(tmp_path / "data") as library:

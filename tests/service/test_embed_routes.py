@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +231,41 @@ def test_s18_a_request_of_the_most_images_is_taken_and_one_more_is_not(
 def test_s33_a_broken_multipart_body_is_400(client: TestClient, content: bytes, content_type: str) -> None:
     answer = client.post("/v1/embed", content=content, headers={"content-type": content_type})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), answer.text
+
+
+def multipart(parts: int, head: bytes = b'name="files"; filename="f"', content: bytes = b"x") -> bytes:
+    part = b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + content + b"\r\n"
+    return part * parts + b"--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (multipart(10_000, b'name="a"'), 400),
+        (multipart(1_000), 413),
+        (multipart(1, b'name="' + b"a" * 1_000_000 + b'"'), 400),
+        (multipart(1, b'name="files"; filename="f"\r\nX: ' + b"y" * 1_000_000), 400),
+        (b"\r\n" * 1_000_000 + multipart(1), 200),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", 400),
+        (b"--" * 1_000_000, 400),
+    ],
+    ids=["10,000 fields", "1,000 files", "long name", "long header", "lines in front", "no name", "no boundary"],
+)
+def test_s33_a_multipart_body_that_means_harm_costs_little(client: TestClient, content: bytes, status: int) -> None:
+    begun = time.process_time()
+    answer = client.post("/v1/embed", content=content, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == status, answer.text
+    assert (
+        time.process_time() - begun < 0.5
+    )  # what one body costs the thread that all callers share, and the test's own client
+
+
+def test_s43_a_large_upload_needs_no_room_for_temporary_files(
+    client: TestClient, png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    answer = client.post("/v1/embed", files=parts(png() + bytes(5_000_000), png()))
+    assert [sorted(item) for item in answer.json()["data"]] == [["embedding", "index"]] * 2
 
 
 @pytest.mark.parametrize(
