@@ -163,7 +163,10 @@ PICTURED = (
     *SEAL,
 )
 
-MIGRATIONS = (POINTS, CLUSTERINGS, JOBS, FIELDS, CHECKSUMS, IDENTITY, TALLIES, PICTURED)
+# Points say since then whether their picture has a checksum (`service/rows.py`), which an older dinodex would take for damage.
+SUMMED = SEAL
+
+MIGRATIONS = (POINTS, CLUSTERINGS, JOBS, FIELDS, CHECKSUMS, IDENTITY, TALLIES, PICTURED, SUMMED)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

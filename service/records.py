@@ -16,7 +16,7 @@ from service.errors import CollectionMissing, LibraryInvalid, PointConflict, Poi
 from service.fields import erase_fields, select_rows, write_fields
 from service.filters import Condition, Filter
 from service.points import Outcome, Payload, PutStatus, Source, Stored, Unset, Vector
-from service.rows import COLUMNS, PointRow, bytes_of, checksum, damaged, read_rows
+from service.rows import COLUMNS, WITH_SUM, PointRow, bytes_of, checksum, damaged, is_whole, read_rows
 from service.segments import Rows
 
 EVERYTHING = Filter()
@@ -125,7 +125,7 @@ class Records:
                 None if isinstance(r.label, Unset) else r.label,
                 None if isinstance(r.payload, Unset) else r.payload,
                 *_source_columns(r.source),
-                int(r.picture is not None),
+                0 if r.picture is None else WITH_SUM,
             )
             for row, r in enumerate(records, start=first)
         ]
@@ -226,7 +226,7 @@ class Records:
         kept = f"SELECT {bytes_of('picture')}, crc32 FROM pictures WHERE row = ?"  # noqa: S608 - our own names
         found = connection.execute(kept, (point.row,)).fetchone()
         picture, crc = found or (b"", -1)  # a checksum that nothing has: it got lost
-        if crc is not None and zlib.crc32(picture) != crc:  # None: from before there were checksums
+        if not is_whole(picture, crc, point.pictured):
             raise damaged(point.row)
         return bytes(picture)
 

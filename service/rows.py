@@ -11,11 +11,15 @@ from service.errors import LibraryInvalid
 
 COLUMNS = "row, collection, id, content_hash, label, payload, source_path, source_size, source_mtime_ns, pictured"
 
+WITHOUT_SUM, WITH_SUM = 1, 2  # a picture from before pictures had checksums, and a later one
+_PICTURED = {0: "", WITHOUT_SUM: "pictured", WITH_SUM: "pictured with its checksum"}
+
 
 class PointRow(NamedTuple):
     """The columns of a row of `points`, in the order of COLUMNS; the payload is JSON text.
 
-    `pictured` says that a picture is kept, so that one that got lost is not taken for none.
+    `pictured` says that a picture is kept (WITHOUT_SUM, WITH_SUM), so that one that got lost is not taken for none, nor one whose
+    checksum got lost for one from before there were any.
     """
 
     row: int
@@ -49,9 +53,14 @@ def checksum(
     # no text of a row is empty or holds U+0000, so that no two rows are written alike
     text = (
         f"{row}\0{collection}\0{id_}\0{label or ''}\0{payload or ''}\0{source_path or ''}\0"
-        f"{source_size}\0{source_mtime_ns}\0{'pictured' if pictured else ''}"
+        f"{source_size}\0{source_mtime_ns}\0{_PICTURED.get(pictured, pictured)}"
     )
     return zlib.crc32(content_hash, zlib.crc32(text.encode()))
+
+
+def is_whole(picture: bytes, crc: int | None, pictured: int) -> bool:
+    """Say whether a picture is the one that was kept, as far as its checksum can tell."""
+    return zlib.crc32(picture) == crc or (crc is None and pictured == WITHOUT_SUM)
 
 
 def read_rows(connection: sqlite3.Connection, where: str, parameters: Sequence[Any]) -> list[PointRow]:

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 from faults.figures import FIGURES, SEED
-from faults.load import closed_loop, open_loop, percentile
 from pictures import encoded, picture
 from PIL import Image
 from processes import MiB, ServiceProcess, service_process
+from serving_load import closed_loop, open_loop, percentile
 
 from backbone import Artifact, Preprocess, build, named
 from backbone.artifact_writer import write_artifact

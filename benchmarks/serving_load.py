@@ -1,13 +1,22 @@
-"""An open loop of requests on raw connections: they are sent when their time has come, whatever became of those before."""
+"""Load on raw connections, which cost the generator little: a closed loop of callers, or an open one whose requests are sent when their
+time has come, whatever became of those before.
+
+python benchmarks/serving_load.py PORT BODY CALLERS PER_S SECONDS
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+SEED = 5
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,25 @@ async def open_loop(port: int, request: bytes, per_s: float, seconds: float, see
 def percentile(asked: list[Asked], share: float) -> float:
     """Return the milliseconds that this share of the requests took at most."""
     return float(np.percentile([each.took_s for each in asked], share)) * 1000 if asked else 0.0
+
+
+def request_of(body: bytes, content_type: str) -> bytes:
+    """Return the bytes of a request to embed."""
+    head = f"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def main(port: int, body: Path, callers: int, per_s: float, seconds: float) -> None:
+    """Send a body, as a process of its own, and print what came of it as JSON; `per_s` 0 is a closed loop."""
+    request = request_of(body.read_bytes(), "application/json" if body.suffix == ".json" else "image/jpeg")
+    loop = open_loop(port, request, per_s, seconds, SEED) if per_s else closed_loop(port, request, callers, seconds)
+    asked = asyncio.run(loop)
+    answered = [each for each in asked if each.status == 200]
+    ended_s = max(each.sent_s + each.took_s for each in asked)
+    found: dict[str, object] = {f"p{share}_ms": percentile(answered, share) for share in (50, 95, 99)}
+    found |= {"per_s": len(answered) / ended_s, "cpu_s": time.process_time(), "wall_s": ended_s}
+    print(json.dumps({**found, "failed": len(asked) - len(answered)}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5]))
