@@ -180,7 +180,7 @@ async def form_files(form: FormData, name: str) -> list[bytes]:
     return files
 
 
-async def form_text(form: FormData, name: str) -> bytes | str:
+async def form_text(form: FormData, name: str) -> bytes:
     """Return the JSON part `name`, sent as a field or as a file.
 
     Raises:
@@ -189,7 +189,7 @@ async def form_text(form: FormData, name: str) -> bytes | str:
     parts = form.getlist(name)
     if len(parts) != 1:
         raise MalformedRequest(f"a multipart request needs one part {name} with JSON.")
-    return await parts[0].read() if isinstance(parts[0], UploadFile) else parts[0]
+    return await parts[0].read() if isinstance(parts[0], UploadFile) else parts[0].encode(errors="surrogatepass")
 
 
 def check_count(items: Sequence[object], most: int, what: str) -> None:

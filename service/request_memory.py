@@ -15,15 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.problems import http_response
 
-# Measured peaks, rounded up. A body that is taken as it is exists in chunks and joined; one that is parsed also as text, and decoded.
+# Measured peaks, rounded up. A body that is taken as it is exists in chunks and joined; a form as files, as their bytes, and in chunks;
+# JSON also as text, and decoded from that.
 COPIES_TAKEN: Final = 2
+COPIES_OF_FORM: Final = 3
 COPIES_PARSED: Final = 4
 # Of JSON as Python's objects, checked copy included: a number and its places in two lists; a string and its place in a dictionary; and
 # a point or a query as an object of its class.
 BYTES_PER_VALUE: Final = 72
 BYTES_PER_KEY: Final = 160
 BYTES_PER_OBJECT: Final = 800
-_TAKEN: Final = ("image/", "application/x-npy")
+_COPIES: Final = {"image/": COPIES_TAKEN, "application/x-npy": COPIES_TAKEN, "multipart/": COPIES_OF_FORM}
 _STATE: Final = "holding"
 
 
@@ -66,7 +68,7 @@ class Holding:
 
 
 def hold(request: Request, more: int) -> None:
-    """Hold so much memory for the answer to a request, before it is made. Raises HTTPException as `Holding.grow`."""
+    """Hold so much more memory for a request: for its answer, before that is made. Raises HTTPException as `Holding.grow`."""
     request.scope["state"][_STATE].grow(more)
 
 
@@ -84,8 +86,8 @@ class WithinMemory:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        parsed = not headers.get("content-type", "").startswith(_TAKEN)
-        copies = COPIES_PARSED if parsed else COPIES_TAKEN
+        content_type = headers.get("content-type", "").lower()
+        copies = next((n for kind, n in _COPIES.items() if content_type.startswith(kind)), COPIES_PARSED)
         declared = _length(headers)
         if declared > self._max_body_bytes:
             declared = 0  # the framework answers it without reading
@@ -100,7 +102,7 @@ class WithinMemory:
                 if body := message.get("body"):
                     beyond = max(0, arrived + len(body) - max(declared, arrived))  # what was not declared
                     arrived += len(body)
-                    holding.grow(copies * beyond + (_bytes_of_values(body) if parsed else 0))
+                    holding.grow(copies * beyond + (bytes_of_values(body) if copies == COPIES_PARSED else 0))
                 return message
 
             try:
@@ -117,7 +119,7 @@ def _length(headers: Headers) -> int:
     return int(declared) if declared.isdecimal() else 0
 
 
-def _bytes_of_values(body: bytes) -> int:
+def bytes_of_values(text: bytes) -> int:
     """Return what the values in a part of a JSON text take at most: each has a comma or a bracket in front, a key a colon behind."""
-    values, keys, objects = body.count(b",") + body.count(b"["), body.count(b":"), body.count(b"{")
+    values, keys, objects = text.count(b",") + text.count(b"["), text.count(b":"), text.count(b"{")
     return BYTES_PER_VALUE * values + BYTES_PER_KEY * keys + BYTES_PER_OBJECT * objects

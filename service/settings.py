@@ -127,8 +127,8 @@ class Settings(BaseSettings):
     request_memory_bytes: Count = Field(
         GiB,
         description="Memory that running requests may hold at a time, reckoned from above while bodies arrive: twice an image's or a "
-        "matrix' bytes, four times others', and what the values in JSON become. More are refused with 503, or 413 where one alone "
-        "is too much. Default: 1 GiB, four of the largest bodies, or 250 photographs of 2 MB.",
+        "matrix' bytes, three times a form's, four times others', and what the values in JSON become. More are refused with 503, or "
+        "413 where one alone is too much. Default: 1 GiB, four of the largest bodies, or 250 photographs of 2 MB.",
     )
     max_image_bytes: Count = Field(
         20 * MiB, description="Bytes of one encoded image. Default: 20 MiB; a 50-megapixel photograph stays below."

@@ -34,6 +34,7 @@ from service.library import Collection
 from service.openapi import body, file, files, problems, reference
 from service.points import UNSET, hash_image, hash_vector
 from service.problems import item_problem, log_failure
+from service.request_memory import bytes_of_values, hold
 from service.routes.state import CollectionDep, count_stages, get_service
 from service.schemas import PointIn, PutPointsBody
 from service.settings import Settings
@@ -130,7 +131,9 @@ async def _from_form(
     request: Request, collection: Collection, settings: Settings
 ) -> tuple[PutPointsBody, list[Incoming | Placed]]:
     async with read_form(request, settings.max_request_images + 1, settings.max_body_bytes) as form:
-        wanted = parse_json(await form_text(form, "points"), PutPointsBody)
+        text = await form_text(form, "points")
+        hold(request, bytes_of_values(text))
+        wanted = parse_json(text, PutPointsBody)
         images, matrices = await form_files(form, "files"), await form_files(form, "vectors")
     _check_sizes(wanted.points, len(images), settings)
     check_fingerprint(collection, wanted.fingerprint)

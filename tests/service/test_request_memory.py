@@ -19,6 +19,7 @@ from service.request_memory import (
     BYTES_PER_KEY,
     BYTES_PER_OBJECT,
     BYTES_PER_VALUE,
+    COPIES_OF_FORM,
     COPIES_PARSED,
     COPIES_TAKEN,
     RequestMemory,
@@ -121,7 +122,7 @@ class Asked:
 @pytest.mark.parametrize("content_type", ["image/png", "application/x-npy", "application/json", "multipart/form-data"])
 @pytest.mark.parametrize("declare", [True, False], ids=["declared", "undeclared"])
 def test_s26_a_body_fits_or_does_not_and_what_it_held_is_free_again(content_type: str, declare: bool) -> None:
-    copies = COPIES_TAKEN if content_type in ("image/png", "application/x-npy") else COPIES_PARSED
+    copies = {"application/json": COPIES_PARSED, "multipart/form-data": COPIES_OF_FORM}.get(content_type, COPIES_TAKEN)
     memory = RequestMemory(copies * 10_000)
     gate = asyncio.Event()
 
@@ -178,6 +179,19 @@ def test_s26_values_of_json_count_before_they_are_parsed(make_client: Callable[.
         for answer in answers:
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/problem+json"
+        client.__exit__(None, None, None)
+
+
+def test_s26_values_in_the_json_part_of_a_form_count_too(make_client: Callable[..., TestClient]) -> None:
+    text = '{"points":[{"id":"a","vector":[' + "0," * 30_000 + "0]}]}"
+    body = b'--b\r\nContent-Disposition: form-data; name="points"\r\n\r\n' + text.encode() + b"\r\n--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    need = COPIES_OF_FORM * len(body) + reckoned(text) - COPIES_PARSED * len(text)
+    for most, status in ((need, 422), (need - 1, 413)):
+        client = make_client(request_memory_bytes=most, max_body_bytes=len(body))
+        client.put("/v1/collections/c")
+        answer = client.put("/v1/collections/c/points", content=body, headers=headers)
+        assert answer.status_code == status, answer.text
         client.__exit__(None, None, None)
 
 
