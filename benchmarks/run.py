@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-for name in ("library.py", "job.py", "evaluation.py"):
+cache = Path(__file__).parent.parent / ".cache" / "hostile"  # Pillow's source and the environment of infinity-emb
+for name, *options in (["library.py"], ["job.py"], ["evaluation.py"], ["hostile.py", "--cache", str(cache)]):
     print(f"== {name}", flush=True)
-    subprocess.run([sys.executable, str(Path(__file__).parent / name)], check=True)
+    subprocess.run([sys.executable, str(Path(__file__).parent / name), *options], check=True)
