@@ -1,4 +1,4 @@
-"""Pictures made in code: tests keep no binary files."""
+"""Pictures made in code: tests keep no binary files but what fuzzers found (`faults/corpus`)."""
 
 from __future__ import annotations
 

@@ -32,13 +32,13 @@ class Victim:
         self._vector = self._good()
         self._bytes = service.resident_bytes()
 
-    def send(self, body: bytes, content_type: str) -> None:
-        """Send a body: a vector, or a refusal that says what was wrong."""
-        answer = self._client.post("/v1/embed", content=body, headers={"content-type": content_type})
+    def send(self, body: bytes, content_type: str, method: str = "POST", path: str = "/v1/embed") -> None:
+        """Send a body: it is answered, or refused with what was wrong."""
+        answer = self._client.request(method, path, content=body, headers={"content-type": content_type})
         if answer.status_code != 200:
             assert 400 <= answer.status_code < 500, answer.text
-            assert answer.headers["content-type"] == "application/problem+json"
-            assert answer.json()["code"]
+            found = answer.json()
+            assert found.get("code") or found["error"]["code"], answer.text  # OpenAI's routes have OpenAI's shape
 
     def is_as_before(self) -> None:
         """Compare a good image's vector, and the memory."""
