@@ -88,7 +88,7 @@ def _add_receipt(operation: dict[str, Any]) -> None:
     """Document how the receipt of a body can fail, whatever the route."""
     if "requestBody" in operation:
         shape = operation["responses"]["401"]["content"]
-        for status in (408, 413):
+        for status in (400, 408, 413, 503):
             operation["responses"].setdefault(str(status), {"description": _WHEN[status], "content": shape})
 
 

@@ -148,7 +148,17 @@ async def _on_known(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        of_one = dict(error.headers or {}).get("Allow", "")
+        error = HTTPException(405, headers={"Allow": _allowed(request, of_one)})
     return http_response(request, error)
+
+
+def _allowed(request: Request, of_one: str) -> str:
+    """Return the methods of a path as they are documented: the framework names those of the first of its routes alone."""
+    path = getattr(request.scope.get("route"), "path", None)
+    methods = request.app.openapi()["paths"].get(path)
+    return of_one if methods is None else ", ".join(sorted(map(str.upper, methods)))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

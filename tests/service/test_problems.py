@@ -244,3 +244,25 @@ def test_a_body_that_ends_early_is_nobody_s_fault_and_stores_nothing(
     assert sent[0]["status"] == 400
     assert [line["event"] for line in logs] == ["request"]
     assert client.post(f"{collection}/points/count", json={}).json() == {"count": 0}
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/collections/c/points/a%2Fb", "DELETE, GET, PATCH, PUT"),
+        ("/v1/collections/c/clusterings", "GET, POST"),
+        ("/v1/jobs/1", "DELETE, GET"),
+        ("/livez", "GET"),
+    ],
+)
+def test_405_names_every_method_of_the_path(client: TestClient, path: str, methods: str) -> None:
+    answer = client.request("TRACE", path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == methods
+
+
+def test_every_operation_with_a_body_documents_how_its_receipt_can_fail(client: TestClient) -> None:
+    operations = [each for item in client.get("/openapi.json").json()["paths"].values() for each in item.values()]
+    with_body = [each for each in operations if "requestBody" in each]
+    assert len(with_body) > 15
+    assert all({"400", "408", "413", "503"} <= each["responses"].keys() for each in with_body)
