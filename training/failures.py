@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,14 +32,16 @@ def named_failures(trainer: Trainer) -> Iterator[None]:
     """Raise LoadingFailed or PeerLost for what a lost process causes; the processes that this one started are then ended too."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError) as error:
         message = str(error)
-        if any(mark in message for mark in _LOADER):
+        if _is_of_the_loader(error):
             _end_children(trainer)
             raise LoadingFailed(
                 "a process that loads images was ended, most often because memory ran out (in a container, shared memory: "
                 "give it more with --shm-size); take fewer workers, then go on with --resume."
             ) from error
+        if not isinstance(error, RuntimeError):
+            raise
         # Before they have met there is no group yet, but the error has a type of its own.
         several = world_size() > 1 or isinstance(error, DistError)
         if several and any(mark in message.lower() for mark in _PEER):
@@ -48,6 +51,14 @@ def named_failures(trainer: Trainer) -> Iterator[None]:
                 "start all processes again with --resume."
             ) from error
         raise
+
+
+def _is_of_the_loader(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):
+        return any(mark in str(error) for mark in _LOADER)
+    # A batch lies in memory that its loader process hands over by a socket, and that ended in between.
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "multiprocessing.resource_sharer" for frame, _ in frames)
 
 
 def _end_children(trainer: Trainer) -> None:

@@ -125,7 +125,7 @@ def test_the_command_of_a_service_is_one_that_dinodex_has(name: str) -> None:
 def test_train_export_and_serve_agree_where_things_lie() -> None:
     train, export, serve = (parse(arguments_of(SERVICES[name])) for name in ("train", "export", "serve"))
     assert train["out"] == export["source"]
-    assert export["out"] == serve["artifact"]
+    assert [export["out"]] == serve["artifact"]
     assert str(serve["data"]) == "/data"
 
 
