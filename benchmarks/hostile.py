@@ -9,6 +9,7 @@ import argparse
 import base64
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from backbone.artifact_writer import write_artifact
 MiB, SIDE, POISONS = 2**20, 32, 100
 SOON_S, HANG_S, START_S = 1.0, 10.0, 120.0
 GOOD = encoded(photograph(1234), "PNG")
+STUCK = 5  # hangs in a row, after which nothing more is sent
 HERE = Path(__file__).parent
 Post = Callable[[httpx.Client, bytes, str], httpx.Response]
 
@@ -153,7 +155,7 @@ def data_uri(client: httpx.Client, body: bytes, content_type: str) -> httpx.Resp
 def attack(name: str, running: Server, post: Post, cases: list[Case], pictures: list[bool]) -> None:
     """Send every case, then a good image after each of many poison images; print what came of it."""
     bad = pictures.count(False)
-    clean, wrongly_taken, outcomes = 0, 0, Counter[str]()
+    clean, wrongly_taken, in_a_row, outcomes = 0, 0, 0, Counter[str]()
     poisons: list[Case] = []
     slowest = 0.0
     # A connection for each request: uvicorn closes the one on which an application raised, and the next request must not pay for that.
@@ -174,11 +176,16 @@ def attack(name: str, running: Server, post: Post, cases: list[Case], pictures: 
                 clean += outcome == "4xx" and took < SOON_S
                 wrongly_taken += outcome == "200"
                 poisons.append(case)
-            if outcome == "crash":
+            in_a_row = in_a_row + 1 if outcome == "hang" else 0
+            if outcome == "crash" or in_a_row == STUCK:
+                print(f"{name} answers no more after {outcomes.total()} of {len(cases)} cases")
                 break
         same = 0
         for poison in poisons[:: max(len(poisons) // POISONS, 1)][:POISONS]:
-            status_of(client, post, poison, running)
+            if in_a_row == STUCK:
+                break
+            outcome = status_of(client, post, poison, running)
+            in_a_row = in_a_row + 1 if outcome == "hang" else 0
             try:
                 same += vector(post(client, GOOD, KINDS["PNG"])) == before
             except (httpx.HTTPError, KeyError, ValueError):
@@ -213,7 +220,11 @@ def vector(answer: httpx.Response) -> list[float]:
 
 def ceiling(url: str) -> str:
     """Return what the server says of its own most memory."""
-    found = re.search(r"^\w*memory_ceiling_bytes (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    try:
+        metrics = httpx.get(f"{url}/metrics").text
+    except httpx.HTTPError:  # it answers nothing any more
+        return ""
+    found = re.search(r"^\w*memory_ceiling_bytes (\S+)$", metrics, re.MULTILINE)
     return f", its ceiling {float(found[1]) / MiB:,.0f} MiB" if found else ""
 
 
@@ -237,9 +248,12 @@ def server(command: list[str]) -> Iterator[Server]:
             running._ended.set()
             watcher.join()
     finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait(60)
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def wait_for(running: Server, port: int) -> None:
