@@ -68,6 +68,7 @@ class Limits:
     images: int
     bytes: int  # of encoded images
     seconds: float  # from admission to answer
+    interactive_seconds: float = math.inf  # of work in front of a request that somebody waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ class Embedder:
         self._open = True
         self._admitted: set[_Ticket] = set()  # admitted and not yet answered
         self._admitted_bytes = 0
+        self._interactive = 0  # of the admitted images
+        self._batch_images = batch_images
         self._decoding = 0  # admitted and not yet with the batcher
         self._answered_at = -math.inf
         self._lock = threading.Lock()
@@ -239,10 +242,11 @@ class Embedder:
         deadline = NEVER if patient else time.monotonic() + self._queue.seconds
         tickets = [_Ticket(image, thumbnails, deadline, bulk) for image in images]
         with self._lock:
-            self._check_room(len(images), sum(map(len, images)), patient)
+            self._check_room(len(images), sum(map(len, images)), bulk, patient)
             for ticket in tickets:
                 self._admitted.add(ticket)
                 self._admitted_bytes += len(ticket.image)
+                self._interactive += not bulk
                 self._decoding += 1
         for ticket in tickets:
             ticket.answer.add_done_callback(functools.partial(self._release, ticket))  # a cancelled one
@@ -250,7 +254,7 @@ class Embedder:
                 self._end(ticket, Stopping("the service is stopping; send the request to another one."))
         return tickets
 
-    def _check_room(self, images: int, size: int, patient: bool) -> None:
+    def _check_room(self, images: int, size: int, bulk: bool, patient: bool) -> None:
         if not self._open:
             raise Stopping("the service is stopping; send the request to another one.")
         waiting = len(self._admitted)
@@ -263,8 +267,15 @@ class Embedder:
                 f"images of {self._admitted_bytes:,} bytes wait to be embedded and the limit is {self._queue.bytes:,};"
                 " come back in a second."
             )
-        takes_s = (waiting + images) * self._batcher.seconds_per_image
-        if waiting and takes_s > self._queue.seconds and not patient:
+        if patient:
+            return
+        # Few images go before many, so that only others of few are in front of them; and as many as fit into a pass may always wait.
+        ahead = waiting if bulk else self._interactive
+        most_s = self._queue.seconds
+        if not bulk and ahead + images > self._batch_images:
+            most_s = min(most_s, self._queue.interactive_seconds)
+        takes_s = (ahead + images) * self._batcher.seconds_per_image
+        if ahead and takes_s > most_s:
             raise Saturated(f"what waits takes {takes_s:.0f} s, longer than a request may; come back in some seconds.")
 
     def _release(self, ticket: _Ticket, _: object = None) -> None:
@@ -272,6 +283,7 @@ class Embedder:
             if ticket in self._admitted:
                 self._admitted.discard(ticket)
                 self._admitted_bytes -= len(ticket.image)
+                self._interactive -= not ticket.bulk
 
     def _end(self, ticket: _Ticket, answer: _Computed | BaseException) -> None:
         """Answer a ticket. Its place is free before its caller hears, so that the next request finds it so."""

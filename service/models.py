@@ -155,7 +155,7 @@ def load_model(
         decode_timeout_s=settings.decode_timeout_s,
         batch_images=settings.batch_images,
         batch_wait_s=settings.batch_wait_ms / 1000,
-        queue=Limits(settings.queue_images, settings.queue_bytes, settings.embed_timeout_s),
+        queue=Limits(settings.queue_images, settings.queue_bytes, settings.embed_timeout_s, settings.queue_wait_s),
         thumbnail_px=settings.thumbnail_px,
         metrics=metrics or Metrics(),
     )

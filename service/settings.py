@@ -113,6 +113,14 @@ class Settings(BaseSettings):
         description="Most bytes of encoded images admitted and not yet answered; more are refused with 503. Default: 256 MiB, as many "
         "photographs of 1 MB as images may wait.",
     )
+    queue_wait_s: float = Field(
+        4.0,
+        gt=0,
+        le=3600,
+        description="Seconds of work that may wait in front of a request of up to 4 images, beyond one full forward pass; more are "
+        "refused with 503. Default: 4, so that under overload an answer comes within about 5 seconds or not at all, and soon after it "
+        "as before.",
+    )
     embed_timeout_s: float = Field(
         30.0,
         gt=0,

@@ -32,7 +32,8 @@ def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
     made: list[Embedder] = []
 
     def make(run: object = None, queue_images: int = 8, **given: float) -> Embedder:
-        room = Limits(queue_images, int(given.pop("queue_bytes", 10**8)), given.pop("queue_seconds", TIMEOUT_S))
+        seconds = (given.pop("queue_seconds", TIMEOUT_S), given.pop("interactive_seconds", TIMEOUT_S))
+        room = Limits(queue_images, int(given.pop("queue_bytes", 10**8)), *seconds)
         options = {"decode_workers": 1, "decode_timeout_s": 10.0, "batch_images": 4, "thumbnail_px": 64, **given}
         limits = DecodeLimits(formats=SERVICE_FORMATS)
         run = run or TorchRuntime(tiny_artifact, "fp32", 1).run
@@ -195,6 +196,38 @@ def test_what_would_take_longer_than_a_request_may_is_refused_at_once(
     assert time.monotonic() - begun < 0.1
     gate.open.set()
     waiting.join(TIMEOUT_S)
+
+
+def test_s40_few_images_wait_a_few_seconds_at_most_and_many_until_their_deadline(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    gate = Gate()
+    gate.open.set()
+    embedder = make_embedder(gate, queue_images=100, queue_seconds=40.0, interactive_seconds=3.0, batch_images=4)
+    embedder.embed([png()])
+    embedder._batcher.seconds_per_image = 0.7
+    gate.open.clear()
+    waiting = [threading.Thread(target=lambda n=n: embedder.embed([png()] * n)) for n in (8, 1, 3)]
+    for thread in waiting:
+        thread.start()
+    until = time.monotonic() + TIMEOUT_S
+    while embedder.queued_images < 12:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    embedder._batcher.seconds_per_image = 0.7
+    with pytest.raises(Saturated, match="takes 4 s"):  # five of few, in 3.5 s; the eight of the upload come after them
+        embedder.embed([png()])
+    with pytest.raises(Saturated, match="takes 41 s"):
+        embedder.embed([png()] * 46)
+    many = threading.Thread(target=lambda: embedder.embed([png()] * 40))
+    many.start()
+    while embedder.queued_images < 52:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    gate.open.set()
+    for thread in (*waiting, many):
+        thread.join(TIMEOUT_S)
+    assert embedder.queued_images == 0
 
 
 @pytest.mark.parametrize("way", ["thread", "loop"])
