@@ -25,6 +25,7 @@ from serving_load import closed_loop, open_loop, percentile
 
 from backbone import Artifact, Preprocess, build, named
 from backbone.artifact_writer import write_artifact
+from backbone.cores import usable_cores
 from dinodex import Client
 from dinodex.errors import RequestRefused, ServiceUnreachable
 
@@ -56,19 +57,27 @@ def test_s40_at_five_times_its_capacity_the_service_does_what_it_can_and_refuses
     options = {"allow_anonymous": 1, "embed_timeout_s": DEADLINE_S}
     with service_process(small_vit.path, tmp_path / "data", tmp_path / "log", **options) as service:
         asyncio.run(closed_loop(service.port, EMBED, callers=16, seconds=5))  # until it is warm
+        begun_cpu_s = time.process_time()
         alone = asyncio.run(closed_loop(service.port, EMBED, callers=32, seconds=20))
         assert {each.status for each in alone} == {200}
-        peak = len(alone) / max(each.sent_s + each.took_s for each in alone)
+        peak_cpu_s, peak_s = time.process_time() - begun_cpu_s, max(each.sent_s + each.took_s for each in alone)
+        peak = len(alone) / peak_s
+        begun_cpu_s = time.process_time()
         asked = asyncio.run(open_loop(service.port, EMBED, TIMES * peak, OVERLOAD_S, SEED))
-        ended = time.monotonic()
+        ended, asked_cpu_s = time.monotonic(), time.process_time() - begun_cpu_s
         while not asyncio.run(closed_loop(service.port, EMBED, callers=1, seconds=0.01))[0].took_s < 2 * 32 / peak:
             assert time.monotonic() - ended < 5, "it does not recover"
         recovered_s = time.monotonic() - ended
         own_ms = [line["ms"] for line in service.lines() if line.get("status") == 503]
     taken, refused = ([each for each in asked if each.status == status] for status in (200, 503))
-    goodput = sum(each.sent_s + each.took_s <= OVERLOAD_S for each in taken) / OVERLOAD_S / peak
+    answered = sum(each.sent_s + each.took_s <= OVERLOAD_S for each in taken) / OVERLOAD_S / peak
+    # The generator computes on the same cores, and more of it when it sends five times as much.
+    goodput = (
+        answered * (1 - peak_cpu_s / (peak_s * usable_cores())) / (1 - asked_cpu_s / (OVERLOAD_S * usable_cores()))
+    )
     FIGURES.append(
-        f"S40 {TIMES} x {peak:.1f} images/s for {OVERLOAD_S:.0f} s: goodput {goodput:.2f} of the peak; accepted p50 / p99 "
+        f"S40 {TIMES} x {peak:.1f} images/s for {OVERLOAD_S:.0f} s: goodput {goodput:.2f} of the peak ({answered:.2f} before the "
+        f"generator's {asked_cpu_s:.1f} s of computing are taken off); accepted p50 / p99 "
         f"{percentile(taken, 50) / 1000:.1f} / {percentile(taken, 99) / 1000:.1f} s; {len(refused):,} refused, p50 / p99 "
         f"{percentile(refused, 50):.1f} / {percentile(refused, 99):.1f} ms with the generator's own waiting, in the service "
         f"{np.percentile(own_ms, 50):.1f} / {np.percentile(own_ms, 99):.1f} ms; as fast as before after {recovered_s:.1f} s"
