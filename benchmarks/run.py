@@ -7,6 +7,12 @@ import sys
 from pathlib import Path
 
 cache = Path(__file__).parent.parent / ".cache" / "hostile"  # Pillow's source and the environment of infinity-emb
-for name, *options in (["library.py"], ["job.py"], ["evaluation.py"], ["serving.py"], ["hostile.py", "--cache", str(cache)]):
+for name, *options in (
+    ["library.py"],
+    ["job.py"],
+    ["evaluation.py"],
+    ["serving.py"],
+    ["hostile.py", "--cache", str(cache)],
+):
     print(f"== {name}", flush=True)
     subprocess.run([sys.executable, str(Path(__file__).parent / name), *options], check=True)
