@@ -1,7 +1,7 @@
 """The wiring: settings in, an ASGI application out. What is open while it runs is in `opened`.
 
-Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), memory (`request_memory`) and time
-(`receipt`) for the body, paths as they were sent, the shape of 413.
+Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), room for one more image (`early_refusal`),
+memory (`request_memory`) and time (`receipt`) for the body, paths as they were sent, the shape of 413.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import openapi, problems, traces
 from service.access import RequireKey
 from service.ceiling import memory_ceiling
+from service.early_refusal import RefuseEarly
 from service.keyring import Keyring
 from service.metrics import Metrics
 from service.opened import open_service
@@ -71,7 +72,8 @@ class Application(FastAPI):
         inner = TooLargeAsProblem(super().build_middleware_stack())
         timed = BodyInTime(RawPath(inner), self.settings.body_timeout_s)
         bounded = WithinMemory(timed, self.request_memory, self.settings.max_body_bytes)
-        return RequestLog(RequireKey(bounded, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
+        roomy = RefuseEarly(bounded)
+        return RequestLog(RequireKey(roomy, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
 
 
 class RawPath:

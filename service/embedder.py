@@ -35,6 +35,7 @@ from service.errors import (
     InferenceFailed,
     Saturated,
     Stopping,
+    Unavailable,
 )
 from service.line import Line
 from service.metrics import Metrics
@@ -197,6 +198,15 @@ class Embedder:
         finally:
             for ticket in tickets:
                 ticket.answer.cancel()
+
+    def refusal(self) -> Unavailable | None:
+        """Return the error that one more image of a request that somebody waits for would meet now; None where there is room."""
+        try:
+            with self._lock:
+                self._check_room(1, 0, bulk=False, patient=False)
+        except (Saturated, Stopping) as error:
+            return error
+        return None
 
     def thumbnail(self, image: bytes) -> bytes:
         """Return a small JPEG of an encoded image; waits where every decoder is busy. Raises ImageRefused."""

@@ -66,7 +66,7 @@ class Served:
 def served(tiny_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("served")
     settings: dict[str, object] = {"api_key": KEY, "runtime": "openvino", "precision": "fp32"}
-    settings |= {"max_body_bytes": BODY_BYTES, "keep_alive_s": 1, "body_timeout_s": 3}
+    settings |= {"max_body_bytes": BODY_BYTES, "keep_alive_s": 1, "body_timeout_s": 1.5}
     with service_process(tiny_artifact.path, root / "data", root / "log", **settings) as service:
         yield Served(service, [str(root), str(tiny_artifact.path), str(Path(sys.prefix))])
 

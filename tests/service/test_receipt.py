@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,17 +14,30 @@ import sockets
 from sockets import ENOUGH_S, all_of, connected, listening_service
 
 if TYPE_CHECKING:
-    from service.settings import Settings
+    from backbone import Artifact
 
 HEADER_S, BODY_S, WRITE_S = 0.4, 0.8, 0.5
 EMBED = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 
-@pytest.fixture
-def port(make_settings: Callable[..., Settings]) -> Iterator[int]:
-    """A service with short deadlines; its port."""
-    settings = make_settings(
-        header_timeout_s=HEADER_S, body_timeout_s=BODY_S, write_timeout_s=WRITE_S, keep_alive_s=30, max_body_bytes=10**6
+@pytest.fixture(scope="module")
+def port(tiny_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A service with short deadlines, for all tests of this module, as its callers would share it; its port."""
+    from service.settings import load_settings
+
+    settings = load_settings(
+        artifact=tiny_artifact.path,
+        data=tmp_path_factory.mktemp("receipt") / "data",
+        allow_anonymous=True,
+        runtime="torch",
+        precision="fp32",
+        threads=1,
+        decode_workers=1,
+        header_timeout_s=HEADER_S,
+        body_timeout_s=BODY_S,
+        write_timeout_s=WRITE_S,
+        keep_alive_s=30,
+        max_body_bytes=10**6,
     )
     with listening_service(settings) as found:
         yield found

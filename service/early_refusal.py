@@ -1,0 +1,50 @@
+"""Under overload most requests are refused, and what each refusal costs is taken from those that are answered.
+
+So the most frequent one is made in front of the framework, before a body is read: one image that there is no room for.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import Unavailable
+from service.models import Models
+from service.problems import problem_response
+
+
+class RefuseEarly:
+    """ASGI middleware: answers 503 to a POST whose body is one raw image while no loaded model has room for one.
+
+    Other bodies tell how many images they hold only when they are read, and a PUT may be of an image that is stored already: the
+    embedder itself answers those. The connection stays open, and what arrives of the body is dropped by the web server.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if _posts_image(scope) and (error := _refusal(scope["app"].state.service.models)) is not None:
+            await problem_response(Request(scope), error)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _posts_image(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] == "POST" and _content_type(scope).startswith("image/")
+
+
+def _content_type(scope: Scope) -> str:
+    return Headers(scope=scope).get("content-type", "").lower()
+
+
+def _refusal(models: Models) -> Unavailable | None:
+    """Return why no model would take an image now; None where one does."""
+    error = None
+    for model in models.all():
+        error = model.embedder.refusal()
+        if error is None:
+            return None
+    return error
