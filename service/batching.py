@@ -1,9 +1,9 @@
 """Single images in, micro-batches through the network, one future each: every future ends, on every path.
 
-One thread owns the runtime. It takes what waits, up to `batch_images`, and waits for company only while company is on its way. It drops
-what was cancelled and what nobody can use any more, and runs one forward pass. A pass without enough memory is tried again in halves,
-and batches stay so small from then on; one that fails is tried once more image by image, so that one poisoned image fails alone. What
-would end the thread ends the batch, and the thread goes on.
+As many threads as the runtime has lanes share the work. Each takes what waits, up to its part of `batch_images`, and waits for company
+only while company is on its way. It drops what was cancelled and what nobody can use any more, and runs one forward pass. A pass
+without enough memory is tried again in halves, and batches stay so small from then on; one that fails is tried once more image by
+image, so that one poisoned image fails alone. What would end a thread ends its batch, and the thread goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
 from service.line import Line
+from service.pace import Pace
 
 Pixels = NDArray[np.float32]  # [3, H, W]
 NEVER = float("inf")  # a deadline for work that nobody stands and waits for
@@ -57,7 +58,8 @@ class Batcher:
     """Gathers images of many callers into forward passes.
 
     The number of waiting images is bounded by whoever admits them (`service.embedder`), so `submit` never blocks. `company` says
-    whether more images are about to be submitted; `ran` is told how many were computed at once.
+    whether more images are about to be submitted; `ran` is told how many were computed at once. `lanes` is how many calls of `run`
+    may compute side by side; together they have up to `batch_images` in hand.
     """
 
     def __init__(
@@ -67,16 +69,18 @@ class Batcher:
         batch_wait_s: float,
         company: Callable[[], bool] = lambda: True,
         ran: Callable[[int], None] = lambda _: None,
+        lanes: int = 1,
     ) -> None:
         self._run = run
-        self._batch_images = batch_images
+        self._batch_images = -(-batch_images // lanes)  # of one lane
         self._batch_wait_s = batch_wait_s
         self._company = company
         self._ran = ran
         self._line: Line[_Item] = Line()
-        self.seconds_per_image = 0.0  # of recent passes; 0 before the first
-        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
-        self._thread.start()
+        self.pace = Pace()
+        self._threads = [threading.Thread(target=self._work, name=f"batcher-{i}", daemon=True) for i in range(lanes)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, pixels: Pixels, deadline: float = NEVER, bulk: bool = False) -> Future[TokensOfOne]:
         """Queue one image [3, H, W]; its future ends with tokens, an error, or cancelled.
@@ -91,18 +95,19 @@ class Batcher:
 
     def alive(self) -> bool:
         """Say whether images that are submitted now will be computed."""
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
         """Compute what waits, then stop; idempotent."""
         self._line.close()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         while batch := self._line.take(self._batch_images, self._batch_wait_s, self._company):
             try:
                 self._compute(batch)
-            except BaseException as error:  # noqa: BLE001 - a declared boundary: nothing that a runtime raises ends the only thread
+            except BaseException as error:  # noqa: BLE001 - a declared boundary: nothing that a runtime raises ends a thread
                 log.warning("batch_ended", error=type(error).__name__, detail=str(error)[:500], images=len(batch))
                 for item in batch:
                     _fail(item, EmbedderRestarted("the network was started anew at this image; send it again."))
@@ -137,18 +142,13 @@ class Batcher:
     def _pass(self, items: Sequence[_Item]) -> None:
         begun = time.monotonic()
         global_tokens, patch_tokens = self._run(np.stack([item.pixels for item in items]))
-        infer_s = time.monotonic() - begun
+        ended = time.monotonic()
         if len(global_tokens) != len(items) or len(patch_tokens) != len(items):
             raise ValueError("the runtime gave another number of rows than it was given images")
-        self.seconds_per_image = _recent(self.seconds_per_image, infer_s / len(items))
+        self.pace.passed(len(items), begun, ended)
         self._ran(len(items))
         for item, global_token, patches in zip(items, global_tokens, patch_tokens, strict=True):
-            item.future.set_result(TokensOfOne(global_token, patches, begun - item.since, infer_s))
-
-
-def _recent(before: float, now: float) -> float:
-    """Return a mean that forgets: a pass weighs a fifth."""
-    return now if before == 0 else 0.8 * before + 0.2 * now
+            item.future.set_result(TokensOfOne(global_token, patches, begun - item.since, ended - begun))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

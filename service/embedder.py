@@ -98,6 +98,7 @@ class Embedder:
         artifact: Artifact,
         run: Run,
         *,
+        lanes: int,
         limits: DecodeLimits,
         decode_workers: int,
         decode_timeout_s: float,
@@ -122,7 +123,7 @@ class Embedder:
         self._canary_vector: NDArray[np.float32] | None = None  # as it was the first time
         self._line: Line[_Ticket] = Line()
         self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
-        self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran)
+        self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, lanes)
         self._metrics = metrics
         self._threads = [  # each waits for a decoder process
             threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True) for i in range(decode_workers)
@@ -284,7 +285,7 @@ class Embedder:
         most_s = self._queue.seconds
         if not bulk and ahead + images > self._batch_images:
             most_s = min(most_s, self._queue.interactive_seconds)
-        takes_s = (ahead + images) * self._batcher.seconds_per_image
+        takes_s = (ahead + images) * self._batcher.pace.seconds_per_image
         if ahead and takes_s > most_s:
             raise Saturated(f"what waits takes {takes_s:.0f} s, longer than a request may; come back in some seconds.")
 

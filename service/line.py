@@ -45,15 +45,19 @@ class Line(Generic[T]):
         While `company` says that more are about to come, `wait_s` are waited for them.
         """
         with self._changed:
-            while self._open and not self._heap:
-                self._changed.wait()
-            end = time.monotonic() + wait_s
-            while self._open and len(self._heap) < most and company():
-                left_s = end - time.monotonic()
-                if left_s <= 0:
-                    break
-                self._changed.wait(left_s)
-            return [heapq.heappop(self._heap)[2] for _ in range(min(most, len(self._heap)))]
+            while True:
+                self._changed.wait_for(lambda: self._heap or not self._open)
+                self._wait_for_company(most, wait_s, company)
+                if self._heap or not self._open:  # else another worker took what was there
+                    return [heapq.heappop(self._heap)[2] for _ in range(min(most, len(self._heap)))]
+
+    def _wait_for_company(self, most: int, wait_s: float, company: Callable[[], bool]) -> None:
+        end = time.monotonic() + wait_s
+        while self._open and len(self._heap) < most and company():
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                return
+            self._changed.wait(left_s)
 
     def close(self) -> None:
         """Let nothing more in; what waits is still taken."""

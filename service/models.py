@@ -150,6 +150,7 @@ def load_model(
     embedder = Embedder(
         artifact,
         choice.runtime.run,
+        lanes=choice.runtime.lanes,
         limits=limits or settings.decode_limits(),
         decode_workers=settings.decode_workers or cores,
         decode_timeout_s=settings.decode_timeout_s,

@@ -16,6 +16,7 @@ from backbone.artifact import Artifact
 from backbone.errors import NotInstalled
 from backbone.vit import ViT
 from service.errors import NoAttention
+from service.halves import Halves
 from service.runtime import Precision
 
 _DTYPES: Final[dict[Precision, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,20 +49,24 @@ class TorchRuntime:
     """The artifact's model in inference mode, with weights in float32 and matrix products in `precision`."""
 
     def __init__(self, artifact: Artifact, precision: Precision, threads: int, compiled: bool = False) -> None:
-        # Said explicitly: FAISS brings an OpenMP pool of its own, and two pools of all cores each fight for them.
-        torch.set_num_threads(threads)
         self.name = "torch-compile" if compiled else "torch"
         self.precision: Precision = precision
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = artifact.model.to(self._device)
         self._tokens = torch.compile(self._model.tokens, dynamic=True) if compiled else self._model.tokens
+        # A GPU computes one batch after the other, and compiled code has its number of threads written into it.
+        self.lanes = 2 if threads > 1 and self._device.type == "cpu" and not compiled else 1
+        self._halves = Halves([threads - threads // 2, threads // 2] if self.lanes == 2 else [threads])
+        torch.set_num_threads(threads)
 
     @torch.inference_mode()
     def run(self, pixels: NDArray[np.float32], /) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D])."""
-        with self._arithmetic():
+        with self._halves.taken() as threads, self._arithmetic():
+            # Said explicitly, for this thread: FAISS brings an OpenMP pool of its own, and two pools of all cores fight for them.
+            torch.set_num_threads(sum(threads))
             tokens = self._tokens(torch.from_numpy(pixels).to(self._device))
-        return _array(tokens.global_token), _array(tokens.patch_tokens)
+            return _array(tokens.global_token), _array(tokens.patch_tokens)
 
     @torch.inference_mode()
     def attention(self, pixels: NDArray[np.float32], /) -> NDArray[np.float32]:

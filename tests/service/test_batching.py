@@ -3,6 +3,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.batching import Batcher
 from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
+from service.pace import Pace
 
 Floats = NDArray[np.float32]
 TIMEOUT_S = 20.0
@@ -220,6 +223,48 @@ def test_nothing_waits_where_no_company_is_on_its_way() -> None:
     batcher.submit(pixels(1)).result(TIMEOUT_S)
     batcher.close()
     assert network.batches == [[1]]
+
+
+def test_two_lanes_compute_side_by_side_and_share_what_may_be_in_hand(network: Network) -> None:
+    batcher = Batcher(network, batch_images=5, batch_wait_s=0.0, lanes=2)
+    network.hold()
+    running = []
+    for value in (1, 2):
+        network.entered.clear()
+        running.append(batcher.submit(pixels(value)))
+        assert network.entered.wait(TIMEOUT_S)
+    assert network.batches == [[1], [2]]
+    futures = [batcher.submit(pixels(value)) for value in (3, 4, 5, 6, -1, 7)]
+    network.gate.set()
+    for future in (*running, *futures[:4], futures[5]):
+        future.result(TIMEOUT_S)
+    with pytest.raises(InferenceFailed):
+        futures[4].result(TIMEOUT_S)
+    assert sorted(network.batches[2:4]) == [[3, 4, 5], [6, -1, 7]]
+    batcher.close()
+    assert not batcher.alive()
+
+
+def test_with_two_lanes_every_future_ends_and_no_lane_does(network: Network) -> None:
+    with closing(Batcher(network, batch_images=4, batch_wait_s=0.001, lanes=2)) as batcher:
+        for _ in range(50):
+            futures = [batcher.submit(pixels(value), bulk=value % 2 == 0) for value in (1, -2, 2, -1, 3, 4, 5, 6, 7)]
+            futures[5].cancel()
+            wait(futures, TIMEOUT_S)
+            assert all(future.done() for future in futures)
+        assert batcher.alive()
+
+
+def test_the_time_of_an_image_is_that_of_all_lanes_together() -> None:
+    pace = Pace()
+    assert pace.seconds_per_image == 0
+    for second in range(0, 20, 2):  # two lanes, each two images in two seconds, a second apart
+        pace.passed(2, begun=second, ended=second + 2)
+        pace.passed(2, begun=second + 1, ended=second + 3)
+    assert pace.seconds_per_image == pytest.approx(0.5, abs=0.05)
+    for second in range(100, 150):  # one image a second, and pauses between them that count for nothing
+        pace.passed(1, begun=2 * second, ended=2 * second + 1)
+    assert pace.seconds_per_image == pytest.approx(1, abs=0.01)
 
 
 def test_a_runtime_that_gives_too_few_rows_fails_the_images_and_not_the_thread() -> None:

@@ -38,13 +38,21 @@ def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
         limits = DecodeLimits(formats=SERVICE_FORMATS)
         run = run or TorchRuntime(tiny_artifact, "fp32", 1).run
         made.append(
-            Embedder(tiny_artifact, run, limits=limits, batch_wait_s=0.0, queue=room, metrics=Metrics(), **options)
+            Embedder(
+                tiny_artifact, run, lanes=1, limits=limits, batch_wait_s=0.0, queue=room, metrics=Metrics(), **options
+            )
         )  # type: ignore[arg-type]
         return made[-1]
 
     yield make
     for embedder in made:
         embedder.close()
+
+
+def assume_pace(embedder: Embedder, seconds_per_image: float) -> None:
+    """Have the embedder believe that its passes took so long."""
+    now = time.monotonic()
+    embedder._batcher.pace.passed(1000, now, now + 1000 * seconds_per_image)
 
 
 class Gate:
@@ -184,7 +192,7 @@ def test_what_would_take_longer_than_a_request_may_is_refused_at_once(
     gate.open.set()
     embedder = make_embedder(gate, queue_seconds=5.0)
     embedder.embed([png()])
-    embedder._batcher.seconds_per_image = 4.0
+    assume_pace(embedder, seconds_per_image=4)
     gate.open.clear()
     gate.entered.clear()
     waiting = threading.Thread(target=lambda: embedder.embed([png()]))
@@ -205,7 +213,7 @@ def test_s40_few_images_wait_a_few_seconds_at_most_and_many_until_their_deadline
     gate.open.set()
     embedder = make_embedder(gate, queue_images=100, queue_seconds=40.0, interactive_seconds=3.0, batch_images=4)
     embedder.embed([png()])
-    embedder._batcher.seconds_per_image = 0.7
+    assume_pace(embedder, seconds_per_image=0.71)
     gate.open.clear()
     waiting = [threading.Thread(target=lambda n=n: embedder.embed([png()] * n)) for n in (8, 1, 3)]
     for thread in waiting:
@@ -214,7 +222,6 @@ def test_s40_few_images_wait_a_few_seconds_at_most_and_many_until_their_deadline
     while embedder.queued_images < 12:
         assert time.monotonic() < until
         time.sleep(0.01)
-    embedder._batcher.seconds_per_image = 0.7
     with pytest.raises(Saturated, match="takes 4 s"):  # five of few, in 3.5 s; the eight of the upload come after them
         embedder.embed([png()])
     with pytest.raises(Saturated, match="takes 41 s"):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class Wrong:
 
     name = "wrong"
     precision: Precision = "fp32"
+    lanes = 1
 
     def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
         noise = np.random.default_rng(0)
@@ -42,6 +44,7 @@ class Slowed:
     """The artifact in torch's fp32, said to be of another precision, and slowed down."""
 
     name = "slowed"
+    lanes = 1
 
     def __init__(self, artifact: Artifact, precision: Precision, pause_s: float) -> None:
         self._inner = choose_runtime(artifact, "torch", "fp32").runtime
@@ -116,6 +119,37 @@ def test_an_answer_is_not_overwritten_by_the_next_batch(
     kept = [each.copy() for each in first]
     run(pixels[2:4])
     assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
+class WrongAlone(Wrong):
+    """A runtime that computes an image alone as something else."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._inner = choose_runtime(artifact, "torch", "fp32").runtime
+
+    def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
+        return super().run(pixels) if len(pixels) == 1 else self._inner.run(pixels)
+
+
+def test_a_runtime_proves_an_image_alone_too(tiny_artifact: Artifact, family: Callable[..., None]) -> None:
+    family("torch", WrongAlone(tiny_artifact))
+    with pytest.raises(SelfTestFailed, match="golden image 0"):
+        choose_runtime(tiny_artifact, "torch", "fp32")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_calls_side_by_side_give_what_each_gives_alone(
+    tiny_artifact: Artifact, pixels: Floats, name: RuntimeName, threads: int
+) -> None:
+    runtime = choose_runtime(tiny_artifact, name, "fp32", threads).runtime
+    assert runtime.lanes == min(threads, 2)
+    batches = [pixels[:n] + n for n in (1, 2, 3, 5)] * 8
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(runtime.run, batches))
+    for batch, answer in zip(batches, found, strict=True):
+        for a, b in zip(answer, runtime.run(batch), strict=True):
+            assert np.abs(a - b).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
