@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import structlog
@@ -24,6 +24,7 @@ from service.line import Line
 from service.pace import Pace
 
 Pixels = NDArray[np.float32]  # [3, H, W]
+_NONE: Final = np.empty((0, 0, 0), np.float32)
 NEVER = float("inf")  # a deadline for work that nobody stands and waits for
 
 log = structlog.get_logger("service")
@@ -53,13 +54,17 @@ class _Item:
     future: Future[TokensOfOne] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
+    def forget(self) -> None:
+        """Drop the pixels: what was cancelled may wait for its turn for long, and holds no memory meanwhile."""
+        self.pixels = _NONE
+
 
 class Batcher:
     """Gathers images of many callers into forward passes.
 
     The number of waiting images is bounded by whoever admits them (`service.embedder`), so `submit` never blocks. `company` says
-    whether more images are about to be submitted; `ran` is told how many were computed at once. `lanes` is how many calls of `run`
-    may compute side by side; together they have up to `batch_images` in hand.
+    whether more images are about to be submitted; `ran` is told how many were computed at once, and in how many seconds. `lanes` is how
+    many calls of `run` may compute side by side; together they have up to `batch_images` in hand.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class Batcher:
         batch_images: int,
         batch_wait_s: float,
         company: Callable[[], bool] = lambda: True,
-        ran: Callable[[int], None] = lambda _: None,
+        ran: Callable[[int, float], None] = lambda images, seconds: None,
         lanes: int = 1,
     ) -> None:
         self._run = run
@@ -89,6 +94,7 @@ class Batcher:
             Stopping: the batcher is closed.
         """
         item = _Item(pixels, deadline)
+        item.future.add_done_callback(lambda _: item.forget())
         if not self._line.put(item, bulk):
             raise Stopping("the service is stopping; send the request to another one.")
         return item.future
@@ -97,11 +103,18 @@ class Batcher:
         """Say whether images that are submitted now will be computed."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def close(self) -> None:
-        """Compute what waits, then stop; idempotent."""
+    @property
+    def waiting(self) -> int:
+        """Return how many images no pass has taken yet."""
+        return len(self._line)
+
+    def close(self, within_s: float = NEVER) -> bool:
+        """Compute what waits, then stop; say whether that was done in time. Idempotent."""
+        end = time.monotonic() + within_s
         self._line.close()
         for thread in self._threads:
-            thread.join()
+            thread.join(None if within_s == NEVER else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while batch := self._line.take(self._batch_images, self._batch_wait_s, self._company):
@@ -146,7 +159,7 @@ class Batcher:
         if len(global_tokens) != len(items) or len(patch_tokens) != len(items):
             raise ValueError("the runtime gave another number of rows than it was given images")
         self.pace.passed(len(items), begun, ended)
-        self._ran(len(items))
+        self._ran(len(items), ended - begun)
         for item, global_token, patches in zip(items, global_tokens, patch_tokens, strict=True):
             item.future.set_result(TokensOfOne(global_token, patches, begun - item.since, ended - begun))
 

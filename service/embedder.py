@@ -1,7 +1,7 @@
 """Image bytes in, unit vectors out: decoding in processes of its own, the network in micro-batches, a finite vector or a refusal.
 
-Images of many callers share the forward passes. Admission is the only place that says no for lack of room: it counts images and bytes
-that were taken and not yet answered, and how long they will take, so that the queue, and with it memory and waiting time, is bounded.
+Images of many callers share the forward passes. An image that is admitted has a ticket, which ends on every path: with its answer, at
+its deadline, or when its caller leaves.
 """
 
 from __future__ import annotations
@@ -9,25 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import io
 import math
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
-from PIL import Image
 
 from backbone.artifact import Artifact
 from backbone.decode import DecodeLimits
 from backbone.errors import ImageRefused
 from backbone.pooling import pool
+from service.admission import INTERACTIVE_IMAGES, Admission, Limits, Ticket
 from service.batching import NEVER, Batcher, Run, TokensOfOne
-from service.decoders import Decoders
+from service.canary import Canary
+from service.decoders import Decoded, Decoders
 from service.errors import (
     DeadlinePassed,
     EmbedderRestarted,
@@ -41,9 +42,12 @@ from service.line import Line
 from service.metrics import Metrics
 
 PATCHES = "patches"  # the output that is not pooled
-INTERACTIVE_IMAGES: Final = 4  # of a request at most that somebody waits for; more are an upload, and let those pass
 CANARY_S: Final = 5.0  # for so long an answer shows that the next one will come, too
-CANARY_COSINE: Final = 0.999  # of two times the same image: what reduced precision and another batch may change
+CLOSE_S: Final = (
+    10.0  # that a pass which runs at the end may take; what hangs longer does not end, and the process shall
+)
+
+log = structlog.get_logger("service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Embedded:
     vector: NDArray[np.float32]  # [dim] of length one; for `patches` [N, D] as the network gave them
     thumbnail: bytes | None  # JPEG
     decode_s: float
-    queue_s: float
+    queue_s: float  # waiting for a decoder and for the network
     infer_s: float
 
 
@@ -63,31 +67,11 @@ Answer = Embedded | Refusal
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What may wait at a time, and for how long."""
-
-    images: int
-    bytes: int  # of encoded images
-    seconds: float  # from admission to answer
-    interactive_seconds: float = math.inf  # of work in front of a request that somebody waits for
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    tokens: TokensOfOne
-    thumbnail: bytes | None
+class _Done:
+    decoded: Decoded
+    tokens: TokensOfOne | None  # None: it was to be decoded alone
     decode_s: float
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    """One admitted image, from admission to answer."""
-
-    image: bytes
-    with_thumbnail: bool
-    deadline: float  # monotonic seconds
-    bulk: bool
-    answer: Future[_Computed] = field(default_factory=Future)
+    waited_s: float  # for a decoder
 
 
 class Embedder:
@@ -110,20 +94,15 @@ class Embedder:
     ) -> None:
         self._artifact = artifact
         self._preprocess = artifact.preprocess
-        self._queue = queue
-        self._open = True
-        self._admitted: set[_Ticket] = set()  # admitted and not yet answered
-        self._admitted_bytes = 0
-        self._interactive = 0  # of the admitted images
-        self._batch_images = batch_images
+        self._timeout_s = queue.seconds
         self._decoding = 0  # admitted and not yet with the batcher
+        self._decoding_lock = threading.Lock()
         self._answered_at = -math.inf
-        self._lock = threading.Lock()
-        self._canary = _canary_image()
-        self._canary_vector: NDArray[np.float32] | None = None  # as it was the first time
-        self._line: Line[_Ticket] = Line()
+        self._line: Line[Ticket[_Done]] = Line()
         self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
         self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, lanes)
+        self._admission: Admission[_Done] = Admission(queue, batch_images, lambda: self._batcher.pace.seconds_per_image)
+        self._canary = Canary(self._canary_vector)
         self._metrics = metrics
         self._threads = [  # each waits for a decoder process
             threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True) for i in range(decode_workers)
@@ -139,12 +118,22 @@ class Embedder:
     @property
     def queued_images(self) -> int:
         """Return how many images are admitted and not yet answered."""
-        return len(self._admitted)
+        return self._admission.images
 
     @property
     def queued_bytes(self) -> int:
         """Return their bytes as they came."""
-        return self._admitted_bytes
+        return self._admission.bytes
+
+    @property
+    def waiting_for_decoder(self) -> int:
+        """Return how many images no decoder has taken yet."""
+        return len(self._line)
+
+    @property
+    def waiting_for_network(self) -> int:
+        """Return how many decoded images no pass has taken yet."""
+        return self._batcher.waiting
 
     @property
     def decoder_restarts(self) -> int:
@@ -173,14 +162,13 @@ class Embedder:
             Saturated: there is no room; nothing was started.
             Stopping: the service shuts down.
         """
-        tickets = self._admit(images, thumbnails, patient)
+        tickets = self._admit(images, thumbnails=thumbnails, patient=patient)
         try:
-            for ticket in tickets:
-                left_s = None if patient else max(ticket.deadline - time.monotonic(), 0)
-                try:
-                    ticket.answer.exception(left_s)  # waits; what it holds is read below
-                except TimeoutError:
-                    break
+            with contextlib.suppress(TimeoutError):
+                for ticket in tickets:
+                    # waits; what it holds is read below
+                    ticket.answer.exception(None if patient else max(ticket.deadline - time.monotonic(), 0))
+            self._end_late(tickets)
             return [self._answer(ticket, output) for ticket in tickets]
         finally:
             for ticket in tickets:
@@ -190,121 +178,90 @@ class Embedder:
         self, images: Sequence[bytes], output: str | None = None, thumbnails: bool = False
     ) -> list[Answer]:
         """Embed as `embed` does without blocking the event loop; what a cancelled caller left waiting is not computed."""
-        tickets = self._admit(images, thumbnails)
-        try:
-            with contextlib.suppress(TimeoutError):  # those that have no answer then say so
-                async with asyncio.timeout(self._queue.seconds):
-                    await asyncio.gather(*(asyncio.wrap_future(t.answer) for t in tickets), return_exceptions=True)
-            return [self._answer(ticket, output) for ticket in tickets]
-        finally:
-            for ticket in tickets:
-                ticket.answer.cancel()
+        tickets = self._admit(images, thumbnails=thumbnails)
+        await self._ended(tickets)
+        return [self._answer(ticket, output) for ticket in tickets]
+
+    async def decode_async(self, image: bytes, thumbnail: bool = False) -> Decoded:
+        """Decode an image to what the network is shown of it, or to a small JPEG, with the same room and deadline.
+
+        Raises:
+            ImageRefused: the image cannot be decoded.
+            Saturated, Stopping, DeadlinePassed: not now.
+        """
+        [ticket] = self._admit([image], computed=False, thumbnails=thumbnail)
+        await self._ended([ticket])
+        return ticket.answer.result().decoded
 
     def refusal(self) -> Unavailable | None:
         """Return the error that one more image of a request that somebody waits for would meet now; None where there is room."""
-        try:
-            with self._lock:
-                self._check_room(1, 0, bulk=False, patient=False)
-        except (Saturated, Stopping) as error:
-            return error
-        return None
-
-    def thumbnail(self, image: bytes) -> bytes:
-        """Return a small JPEG of an encoded image; waits where every decoder is busy. Raises ImageRefused."""
-        small = self._decoders.decode(image, square=False, thumbnail=True).thumbnail
-        assert small is not None
-        return small
-
-    def square(self, image: bytes) -> NDArray[np.uint8]:
-        """Return an image as the network is shown it, [crop, crop, 3]; waits where every decoder is busy. Raises ImageRefused."""
-        square = self._decoders.decode(image).square
-        assert square is not None
-        return square
+        return self._admission.refusal()
 
     async def ready(self) -> bool:
         """Say whether an image sent now would be embedded: there is room, and one was embedded just now, or is."""
-        if not self._open or not self._batcher.alive() or len(self._admitted) >= self._queue.images:
+        if not self._batcher.alive() or self.refusal() is not None:
             return False
-        if time.monotonic() - self._answered_at < CANARY_S:
-            return True
-        try:
-            [answer] = await self.embed_async([self._canary])
-        except (Saturated, Stopping):
-            return False
-        if not isinstance(answer, Embedded):
-            return False
-        if self._canary_vector is None:
-            self._canary_vector = answer.vector
-        return float(answer.vector @ self._canary_vector) >= CANARY_COSINE
+        return time.monotonic() - self._answered_at < CANARY_S or await self._canary.passes()
 
-    def close(self) -> None:
-        """Finish what was admitted, then stop; idempotent."""
-        with self._lock:
-            self._open = False
+    async def _canary_vector(self, image: bytes) -> NDArray[np.float32] | None:
+        try:
+            [answer] = await self.embed_async([image])
+        except (Saturated, Stopping):
+            return None
+        return answer.vector if isinstance(answer, Embedded) else None
+
+    def close(self, within_s: float = CLOSE_S) -> None:
+        """Finish what was admitted, then stop; idempotent. What takes longer is left behind."""
+        end = time.monotonic() + within_s
+        self._admission.close()
         self._line.close()
         for thread in self._threads:
-            thread.join()
-        self._batcher.close()
+            thread.join(max(0.0, end - time.monotonic()))
+        if not self._batcher.close(max(0.0, end - time.monotonic())):
+            log.error("network_hangs", detail="a forward pass does not end; the service stops without it")
         self._decoders.close()
 
-    def _admit(self, images: Sequence[bytes], thumbnails: bool, patient: bool = False) -> list[_Ticket]:
+    def _admit(
+        self, images: Sequence[bytes], *, computed: bool = True, thumbnails: bool = False, patient: bool = False
+    ) -> list[Ticket[_Done]]:
         """Take all images or none; each ticket ends on every path, and then its place is free again."""
         bulk = patient or len(images) > INTERACTIVE_IMAGES
-        deadline = NEVER if patient else time.monotonic() + self._queue.seconds
-        tickets = [_Ticket(image, thumbnails, deadline, bulk) for image in images]
-        with self._lock:
-            self._check_room(len(images), sum(map(len, images)), bulk, patient)
-            for ticket in tickets:
-                self._admitted.add(ticket)
-                self._admitted_bytes += len(ticket.image)
-                self._interactive += not bulk
-                self._decoding += 1
+        deadline = NEVER if patient else time.monotonic() + self._timeout_s
+        tickets: list[Ticket[_Done]] = [Ticket(image, computed, thumbnails, deadline, bulk) for image in images]
+        self._admission.enter(tickets, patient)
+        with self._decoding_lock:
+            self._decoding += len(tickets)
         for ticket in tickets:
-            ticket.answer.add_done_callback(functools.partial(self._release, ticket))  # a cancelled one
+            ticket.answer.add_done_callback(functools.partial(self._ended_itself, ticket))
             if not self._line.put(ticket, bulk):
                 self._end(ticket, Stopping("the service is stopping; send the request to another one."))
         return tickets
 
-    def _check_room(self, images: int, size: int, bulk: bool, patient: bool) -> None:
-        if not self._open:
-            raise Stopping("the service is stopping; send the request to another one.")
-        waiting = len(self._admitted)
-        if waiting + images > self._queue.images:
-            raise Saturated(
-                f"{waiting} images wait to be embedded and the limit is {self._queue.images}; come back in a second."
-            )
-        if self._admitted_bytes + size > self._queue.bytes:
-            raise Saturated(
-                f"images of {self._admitted_bytes:,} bytes wait to be embedded and the limit is {self._queue.bytes:,};"
-                " come back in a second."
-            )
-        if patient:
-            return
-        # Few images go before many, so that only others of few are in front of them; and as many as fit into a pass may always wait.
-        ahead = waiting if bulk else self._interactive
-        most_s = self._queue.seconds
-        if not bulk and ahead + images > self._batch_images:
-            most_s = min(most_s, self._queue.interactive_seconds)
-        takes_s = (ahead + images) * self._batcher.pace.seconds_per_image
-        if ahead and takes_s > most_s:
-            raise Saturated(f"what waits takes {takes_s:.0f} s, longer than a request may; come back in some seconds.")
+    def _ended_itself(self, ticket: Ticket[_Done], _: object) -> None:
+        """Free the place of a ticket that was cancelled."""
+        self._admission.leave(ticket)
 
-    def _release(self, ticket: _Ticket, _: object = None) -> None:
-        with self._lock:
-            if ticket in self._admitted:
-                self._admitted.discard(ticket)
-                self._admitted_bytes -= len(ticket.image)
-                self._interactive -= not ticket.bulk
+    async def _ended(self, tickets: Sequence[Ticket[_Done]]) -> None:
+        """Wait until all tickets have ended, at their deadline at the latest; cancelled, cancel them."""
+        try:
+            all_ended = asyncio.gather(*(asyncio.wrap_future(t.answer) for t in tickets), return_exceptions=True)
+            await asyncio.wait({all_ended}, timeout=self._timeout_s)
+            self._end_late(tickets)
+        finally:
+            for ticket in tickets:
+                ticket.answer.cancel()
 
-    def _end(self, ticket: _Ticket, answer: _Computed | BaseException) -> None:
-        """Answer a ticket. Its place is free before its caller hears, so that the next request finds it so."""
-        self._release(ticket)
-        if not ticket.answer.set_running_or_notify_cancel():
+    def _end_late(self, tickets: Sequence[Ticket[_Done]]) -> None:
+        for ticket in tickets:
+            self._end(ticket, DeadlinePassed("the image took longer than its request may take; send it again later."))
+
+    def _end(self, ticket: Ticket[_Done], answer: _Done | BaseException) -> None:
+        """Answer a ticket that has no answer yet. Its place is free before its caller hears, so that the next request finds it so."""
+        if not self._admission.leave(ticket) or not ticket.answer.set_running_or_notify_cancel():
             return
         if isinstance(answer, BaseException):
             ticket.answer.set_exception(answer)
         else:
-            self._answered_at = time.monotonic()
             ticket.answer.set_result(answer)
 
     def _decode_all(self) -> None:
@@ -316,48 +273,56 @@ class Embedder:
                 except BaseException as error:  # noqa: BLE001 - a declared boundary: whatever it is belongs to the one who waits
                     self._end(ticket, error)
                 finally:
-                    with self._lock:
+                    with self._decoding_lock:
                         self._decoding -= 1
 
-    def _decode(self, ticket: _Ticket) -> None:
-        if ticket.answer.cancelled():
-            self._metrics.image_cancelled()
+    def _decode(self, ticket: Ticket[_Done]) -> None:
+        if ticket.answer.done():
+            if ticket.answer.cancelled():
+                self._metrics.image_cancelled()
             return
-        if ticket.deadline < time.monotonic():
-            raise DeadlinePassed("the image waited longer than its request may take; send it again later.")
         begun = time.monotonic()
-        decoded = self._decoders.decode(ticket.image, thumbnail=ticket.with_thumbnail)
+        if ticket.deadline < begun:
+            raise DeadlinePassed("the image waited longer than its request may take; send it again later.")
+        decoded = self._decoders.decode(
+            ticket.image, square=ticket.computed or not ticket.thumbnail, thumbnail=ticket.thumbnail
+        )
+        if not ticket.computed:
+            self._end(ticket, _Done(decoded, None, time.monotonic() - begun, begun - ticket.since))
+            return
         assert decoded.square is not None
         pixels = self._preprocess.normalised(decoded.square)
         decode_s = time.monotonic() - begun
         tokens = self._batcher.submit(pixels, ticket.deadline, ticket.bulk)
 
         def computed(tokens: Future[TokensOfOne]) -> None:
-            if tokens.cancelled():  # its ticket was cancelled first
-                self._metrics.image_cancelled()
+            if tokens.cancelled():  # its ticket ended first
+                if ticket.answer.cancelled():
+                    self._metrics.image_cancelled()
                 return
             error = tokens.exception()
-            self._end(ticket, error or _Computed(tokens.result(), decoded.thumbnail, decode_s))
+            if error is None:
+                self._answered_at = time.monotonic()
+            self._end(ticket, error or _Done(decoded, tokens.result(), decode_s, begun - ticket.since))
 
-        ticket.answer.add_done_callback(lambda ended: tokens.cancel() if ended.cancelled() else None)
+        ticket.answer.add_done_callback(lambda _: tokens.cancel())  # nothing, where they are there
         tokens.add_done_callback(computed)
 
-    def _answer(self, ticket: _Ticket, output: str | None) -> Answer:
+    def _answer(self, ticket: Ticket[_Done], output: str | None) -> Answer:
         answer = self._outcome(ticket, output)
         if not isinstance(answer, Embedded):
             self._metrics.image_refused(answer.code)
         return answer
 
-    def _outcome(self, ticket: _Ticket, output: str | None) -> Answer:
-        if not ticket.answer.done() or ticket.answer.cancelled():
-            return DeadlinePassed("the image took longer than its request may take; send it again later.")
+    def _outcome(self, ticket: Ticket[_Done], output: str | None) -> Answer:
         error = ticket.answer.exception()
         if isinstance(error, Refusal):
             return error
         if error is not None:
             raise error
-        computed = ticket.answer.result()
-        tokens = computed.tokens
+        done = ticket.answer.result()
+        assert done.tokens is not None
+        tokens = done.tokens
         if output == PATCHES:
             vector = tokens.patch_tokens
         else:
@@ -365,10 +330,4 @@ class Embedder:
             vector = pool(tokens.global_token[None], tokens.patch_tokens[None], pooling)[0]
         if not np.isfinite(vector).all():
             return EmbeddingNotFinite("the network gave no finite vector for this image; the artifact needs a look.")
-        return Embedded(vector, computed.thumbnail, computed.decode_s, tokens.queue_s, tokens.infer_s)
-
-
-def _canary_image() -> bytes:
-    file = io.BytesIO()
-    Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(file, "PNG")
-    return file.getvalue()
+        return Embedded(vector, done.decoded.thumbnail, done.decode_s, done.waited_s + tokens.queue_s, tokens.infer_s)

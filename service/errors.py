@@ -44,6 +44,7 @@
     │   ├── TooManyRequests        too_many_requests   of one caller
     │   ├── DeadlinePassed         deadline_passed
     │   ├── EmbedderRestarted      embedder_restarted
+    │   ├── CallerLeft             caller_left         nobody waits for the answer any more
     │   └── Stopping               stopping
     ├── Inference              the network, not the image
     │   ├── InferenceFailed        inference_failed
@@ -330,6 +331,12 @@ class EmbedderRestarted(Unavailable):
     """What computes was started anew while it was at this image."""
 
     code = "embedder_restarted"
+
+
+class CallerLeft(Unavailable):
+    """The caller hung up; its work was given up."""
+
+    code = "caller_left"
 
 
 class Stopping(Unavailable):

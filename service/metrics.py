@@ -46,6 +46,7 @@ class Metrics:
         self._batches = Histogram(
             "dinodex_batch_images", "Images in a forward pass.", buckets=IMAGES, registry=registry
         )
+        self._passes = Histogram("dinodex_pass_seconds", "A forward pass.", buckets=SECONDS, registry=registry)
         self._cancelled = Counter("dinodex_cancelled_images", "Images whose caller had left.", registry=registry)
         self._refused = Counter(
             "dinodex_refused_images", "Images that were refused one by one, by code.", ["code"], registry=registry
@@ -63,9 +64,10 @@ class Metrics:
         for stage, took in stages.items():
             self._stages.labels(stage).observe(took)
 
-    def batch_ran(self, images: int) -> None:
+    def batch_ran(self, images: int, seconds: float) -> None:
         """Count a forward pass."""
         self._batches.observe(images)
+        self._passes.observe(seconds)
 
     def image_refused(self, code: str) -> None:
         """Count an image that was refused."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
+import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
 from backbone.artifact import Artifact, load_artifact
 from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
-from service.embedder import Embedder, Limits
+from service.admission import Limits
+from service.embedder import Embedder
 from service.errors import DeadlinePassed, FingerprintMismatch, ModelMissing, SettingsInvalid
 from service.metrics import Metrics
 from service.runtime import Choice, choose_runtime, warm_up
@@ -32,7 +34,7 @@ class LoadedModel:
     artifact: Artifact
     choice: Choice
     embedder: Embedder
-    _looking: Lock = field(default_factory=Lock)
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def fingerprint(self) -> str:
@@ -49,15 +51,20 @@ class LoadedModel:
         """Return a short name that tells models apart: the architecture and the first letters of the fingerprint."""
         return f"{self.architecture}-{self.fingerprint[:12]}"
 
-    def attention(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
+    async def attention(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return what CLS attends to in the last block, [heads, N], for an image as the network is shown it, [crop, crop, 3].
 
         One image at a time. Raises NoAttention, DeadlinePassed.
         """
-        if not self._looking.acquire(timeout=ATTENTION_TURN_S):
-            raise DeadlinePassed("too many pictures of attention are asked for at once; come back in some seconds.")
         try:
-            return self.choice.runtime.attention(self.artifact.preprocess.normalised(square)[None])[0]
+            await asyncio.wait_for(self._looking.acquire(), ATTENTION_TURN_S)
+        except TimeoutError:
+            raise DeadlinePassed(
+                "too many pictures of attention are asked for at once; come back in some seconds."
+            ) from None
+        try:
+            pixels = self.artifact.preprocess.normalised(square)[None]
+            return (await anyio.to_thread.run_sync(self.choice.runtime.attention, pixels))[0]
         finally:
             self._looking.release()
 

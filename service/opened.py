@@ -50,6 +50,16 @@ def _watch(metrics: Metrics, models: Models, library: Library) -> None:
         ("queue_images", "Images admitted and not yet answered.", lambda: sum(e.queued_images for e in embedders)),
         ("queue_bytes", "Their bytes as they came.", lambda: sum(e.queued_bytes for e in embedders)),
         (
+            "waiting_for_decoder_images",
+            "Of these, images that no decoder has taken yet.",
+            lambda: sum(e.waiting_for_decoder for e in embedders),
+        ),
+        (
+            "waiting_for_network_images",
+            "Of these, decoded images that no forward pass has taken yet.",
+            lambda: sum(e.waiting_for_network for e in embedders),
+        ),
+        (
             "decoder_restarts",
             "Decoder processes that had to be started anew.",
             lambda: sum(e.decoder_restarts for e in embedders),

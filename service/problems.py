@@ -45,6 +45,7 @@ STATUS: dict[type[Exception], int] = {
     errors.ItemsRefused: 422,
     errors.Unavailable: 503,
     errors.DeadlinePassed: 504,
+    errors.CallerLeft: 499,  # in the log and the counters alone; the number is nginx's
     errors.TooManyRequests: 429,
 }
 RETRY_AFTER_S: dict[type[Exception], int] = {

@@ -31,6 +31,7 @@ from service.models import LoadedModel
 from service.openapi import body, files, problems
 from service.problems import item_problem, log_failure
 from service.request_memory import hold
+from service.routes.leaving import unless_left
 from service.routes.state import ModelDep, count_stages, get_service
 from service.schemas import EmbedBody
 from service.settings import Settings
@@ -86,7 +87,7 @@ async def embed_each(
 ) -> list[Embedded | Exception]:
     """Embed what could be read, keep the errors of what could not, in order; counts the stages of the request."""
     readable = [image for image in images if not isinstance(image, Exception)]
-    answers = iter(await model.embedder.embed_async(readable, output))
+    answers = iter(await unless_left(request, model.embedder.embed_async(readable, output)))
     joined = [image if isinstance(image, Exception) else next(answers) for image in images]
     count_stages(request, joined)
     return joined

@@ -17,6 +17,7 @@ from service.filters import parse_filter
 from service.incoming import Incoming
 from service.openapi import body, problems
 from service.points import UNSET, Point, hash_image
+from service.routes.leaving import unless_left
 from service.routes.putting import put_all
 from service.routes.state import CollectionDep, PointId, get_service
 from service.schemas import CountBody, DeleteBody, PatchPointBody, ScrollBody
@@ -149,17 +150,12 @@ async def delete_point(collection: CollectionDep, id: PointId) -> None:  # noqa:
 )
 async def get_thumbnail(request: Request, collection: CollectionDep, id: PointId) -> Response:  # noqa: A002
     """Return a small JPEG of the point's image, where the collection keeps pictures."""
-    service = get_service(request)
-
-    def work() -> bytes | None:
-        picture = collection.picture(id)
-        if picture is None or collection.keep == "thumbnail":
-            return picture
-        return service.models.default.embedder.thumbnail(picture)  # a stranger's bytes are never sent back as they came
-
-    picture = await run_in_threadpool(work)
+    picture = await run_in_threadpool(collection.picture, id)
     if picture is None:
         raise PointMissing(f"the point {id!r} has no picture; it was stored as a vector, or the collection keeps none.")
+    if collection.keep == "image":  # a stranger's bytes are never sent back as they came
+        embedder = get_service(request).models.default.embedder
+        picture = (await unless_left(request, embedder.decode_async(picture, thumbnail=True))).thumbnail
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, no-cache"})
 
 

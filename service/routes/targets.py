@@ -14,6 +14,7 @@ from service.bodies import decode_base64, float32
 from service.embedder import Embedded
 from service.errors import ItemsRefused
 from service.library import Collection
+from service.routes.leaving import unless_left
 from service.routes.putting import check_fingerprint
 from service.routes.state import count_stages, get_service
 from service.schemas import Target
@@ -74,6 +75,7 @@ def _start(collection: Collection, target: Target, embedded: NDArray[np.float32]
 
 
 async def _embed(request: Request, collection: Collection, images: Sequence[bytes]) -> Sequence[Embedded | Exception]:
-    answers = await get_service(request).models.of(collection.fingerprint).embedder.embed_async(images)
+    embedder = get_service(request).models.of(collection.fingerprint).embedder
+    answers = await unless_left(request, embedder.embed_async(images))
     count_stages(request, answers)
     return answers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import anyio
+import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from service.access import ScopedRoute, reads
@@ -13,7 +13,8 @@ from service.embedder import PATCHES, Embedded
 from service.models import LoadedModel
 from service.openapi import body, problems
 from service.routes.embed import embed_each
-from service.routes.state import ModelDep, get_service, timings
+from service.routes.leaving import unless_left
+from service.routes.state import ModelDep, timings
 from service.visualize import attention_picture, pca_picture
 
 router = APIRouter(prefix="/v1", tags=["embed"], route_class=ScopedRoute)
@@ -46,15 +47,12 @@ async def visualize(
 
 async def _attention(request: Request, model: LoadedModel, image: bytes, head: int | None) -> bytes:
     stages = timings(request)
-
-    def work() -> bytes:
-        with stages.measure("decode"):
-            square = model.embedder.square(image)
-        with stages.measure("infer"):
-            attention = model.attention(square)
-        return attention_picture(square, attention, head)
-
-    return await anyio.to_thread.run_sync(work, limiter=get_service(request).waiting_threads)
+    with stages.measure("decode"):
+        square = (await unless_left(request, model.embedder.decode_async(image))).square
+    assert square is not None
+    with stages.measure("infer"):
+        attention = await model.attention(square)  # not given up: a thread that computes cannot be
+    return await anyio.to_thread.run_sync(attention_picture, square, attention, head)
 
 
 async def _pca(request: Request, model: LoadedModel, image: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,3 +77,20 @@ def collection(client: TestClient) -> str:
     """Make an empty collection and return its path."""
     assert client.put("/v1/collections/c").status_code == 201
     return "/v1/collections/c"
+
+
+@pytest.fixture
+def network_gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Hold torch's forward passes while the event is not set; no public door slows a network down."""
+    from service.runtime_torch import TorchRuntime
+
+    gate, compute = threading.Event(), TorchRuntime.run
+    gate.set()
+
+    def run(runtime: TorchRuntime, pixels: object) -> object:
+        assert gate.wait(60)
+        return compute(runtime, pixels)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TorchRuntime, "run", run)
+    yield gate
+    gate.set()

@@ -59,19 +59,9 @@ class Full:
 
 
 @pytest.fixture
-def full(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Iterator[Full]:
-    from service.runtime_torch import TorchRuntime
-
-    go_on, compute = threading.Event(), TorchRuntime.run
-    go_on.set()
-
-    def run(runtime: TorchRuntime, pixels: object) -> object:
-        assert go_on.wait(60)
-        return compute(runtime, pixels)
-
-    monkeypatch.setattr(TorchRuntime, "run", run)
+def full(make_settings: Callable[..., Settings], network_gate: threading.Event) -> Iterator[Full]:
     settings = make_settings(queue_images=1, max_request_images=1)
-    with listening_service(settings) as port, Full(f"http://127.0.0.1:{port}", go_on) as found:
+    with listening_service(settings) as port, Full(f"http://127.0.0.1:{port}", network_gate) as found:
         yield found
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
 import time
@@ -15,7 +16,8 @@ from PIL import Image
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits
 from backbone.errors import CorruptImage, EmptyImage, UnsupportedImageType
-from service.embedder import INTERACTIVE_IMAGES, Embedded, Embedder, Limits
+from service.admission import INTERACTIVE_IMAGES, Limits
+from service.embedder import Embedded, Embedder
 from service.errors import DeadlinePassed, EmbedderRestarted, EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
 from service.metrics import Metrics
 from service.runtime_torch import TorchRuntime
@@ -250,7 +252,7 @@ def test_a_network_that_hangs_is_answered_at_the_deadline(
     assert 0.9 < time.monotonic() - begun < 3
     gate.open.set()
     until = time.monotonic() + TIMEOUT_S
-    while embedder._admitted:
+    while embedder.queued_images:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert gate.images <= 1, "nobody waited for the second"
@@ -345,6 +347,83 @@ def test_s32_what_a_cancelled_caller_left_waiting_is_not_computed(
     embedder.embed([png()])
     assert gate.images == 2  # the one that was being computed, and the one asked for since
     assert len(embedder.embed([png()] * 8)) == 8
+
+
+def test_what_a_cancelled_caller_left_waiting_holds_no_memory(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    gate = Gate()
+    embedder = make_embedder(gate, batch_images=1, queue_images=64)
+
+    async def main() -> None:
+        task = asyncio.create_task(embedder.embed_async([png()] * 60))
+        while embedder.waiting_for_network < 59:
+            await asyncio.sleep(0.01)
+        before = sum(item.pixels.nbytes for *_, item in embedder._batcher._line._heap)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert before > 0
+        assert sum(item.pixels.nbytes for *_, item in embedder._batcher._line._heap) == 0
+        assert (embedder.queued_images, embedder.queued_bytes) == (0, 0)
+
+    asyncio.run(main())
+    gate.open.set()
+
+
+def test_closing_leaves_a_network_behind_that_hangs(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    gate = Gate()
+    embedder = make_embedder(gate, queue_seconds=1.0)
+    assert [type(answer) for answer in embedder.embed([png()])] == [DeadlinePassed]
+    begun = time.monotonic()
+    embedder.close(within_s=0.5)
+    assert 0.4 < time.monotonic() - begun < 3
+    gate.open.set()
+
+
+def test_the_wait_for_a_decoder_counts_as_waiting(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.decoders import Decoders
+
+    decode = Decoders.decode
+
+    def slow(decoders: Decoders, *args: object, **options: object) -> object:
+        time.sleep(0.2)
+        return decode(decoders, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoders, "decode", slow)
+    first, second, third = make_embedder(decode_workers=1).embed([png()] * 3)
+    assert all(isinstance(answer, Embedded) for answer in (first, second, third))
+    assert first.queue_s < 0.2 < 0.39 < third.queue_s  # type: ignore[union-attr]
+    assert third.decode_s < 0.39  # type: ignore[union-attr]
+
+
+def test_decoding_alone_has_the_same_room_and_deadline(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    gate = Gate()
+    embedder = make_embedder(gate, queue_images=1, queue_seconds=3.0)
+
+    async def main() -> None:
+        square = (await embedder.decode_async(png())).square
+        assert square is not None
+        assert square.shape == (32, 32, 3)
+        small = await embedder.decode_async(png(), thumbnail=True)
+        assert small.square is None
+        assert small.thumbnail is not None
+        with pytest.raises(UnsupportedImageType):
+            await embedder.decode_async(b"no image")
+        waiting = asyncio.create_task(embedder.embed_async([png()]))
+        assert await asyncio.to_thread(gate.entered.wait, TIMEOUT_S)
+        with pytest.raises(Saturated):
+            await embedder.decode_async(png())
+        gate.open.set()
+        await waiting
+
+    asyncio.run(main())
 
 
 def test_closing_answers_what_was_admitted(make_embedder: Callable[..., Embedder], png: Callable[..., bytes]) -> None:
