@@ -1,6 +1,7 @@
 """The wiring: settings in, an ASGI application out. What is open while it runs is in `opened`.
 
-Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), room for one more image (`early_refusal`),
+Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), the end of the service
+(`draining`), room for one more image (`early_refusal`),
 memory (`request_memory`) and time (`receipt`) for the body, paths as they were sent, the shape of 413.
 """
 
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import openapi, problems, traces
 from service.access import RequireKey
 from service.ceiling import memory_ceiling
+from service.draining import Drain, RefuseWhileStopping
 from service.early_refusal import RefuseEarly
 from service.keyring import Keyring
 from service.metrics import Metrics
@@ -54,6 +56,7 @@ class Application(FastAPI):
         self.metrics = Metrics()
         self.spans = traces.configured_provider()
         self.request_memory = RequestMemory(settings.request_memory_bytes)
+        self.drain = Drain()
         self._keyring = Keyring(settings)
         super().__init__(
             title="dinodex",
@@ -72,7 +75,7 @@ class Application(FastAPI):
         inner = TooLargeAsProblem(super().build_middleware_stack())
         timed = BodyInTime(RawPath(inner), self.settings.body_timeout_s)
         bounded = WithinMemory(timed, self.request_memory, self.settings.max_body_bytes)
-        roomy = RefuseEarly(bounded)
+        roomy = RefuseWhileStopping(RefuseEarly(bounded), self.drain)
         return RequestLog(RequireKey(roomy, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
 
 
@@ -95,7 +98,7 @@ class RawPath:
             scope["route"] = inner.get("route")  # for those outside, who count by it
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Application:
     """Return the application; what it needs is opened when it starts.
 
     Raises:

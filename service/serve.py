@@ -11,14 +11,15 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
 
-from service.app import create_app
+from service.app import Application, create_app
+from service.draining import DrainingServer
 from service.errors import PortInUse, SettingsInvalid
 from service.receipt import protocol_of
 from service.settings import Settings
 from service.telemetry import configure_logging
 
+_LAST_S = 1  # after the drain, for answers that are on their way to slow readers
 _BACKLOG = 2048  # connections that may wait while the model loads; uvicorn's own default
 
 
@@ -36,7 +37,7 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda url: None
     configure_logging(settings.log_level)
     app = create_app(settings)
     listening = _listen(settings.host, settings.port)
-    server = uvicorn.Server(server_config(app, settings))
+    server = make_server(app, settings)
 
     async def run() -> None:
         async with app.router.lifespan_context(app):
@@ -53,9 +54,9 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda url: None
         listening.close()
 
 
-def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    """Return how the web server runs `app`."""
-    return uvicorn.Config(
+def make_server(app: Application, settings: Settings) -> DrainingServer:
+    """Return the web server that runs `app`."""
+    config = uvicorn.Config(
         app,
         http=protocol_of(settings),
         ws="none",  # no route speaks it
@@ -64,8 +65,9 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         access_log=False,  # `telemetry` writes one line a request
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.drain_s,
+        timeout_graceful_shutdown=_LAST_S,
     )
+    return DrainingServer(config, app.drain, settings.drain_s)
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:

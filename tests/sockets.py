@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import uvicorn
-
 if TYPE_CHECKING:
     from service.settings import Settings
 
@@ -22,11 +20,11 @@ ENOUGH_S = 10.0  # for a loaded machine; what is asserted is that it ends at all
 def listening_service(settings: Settings) -> Iterator[int]:
     """Run the service as `dinodex serve` does, in a thread; its port."""
     from service.app import create_app
-    from service.serve import server_config
+    from service.serve import make_server
 
     app = create_app(settings)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(server_config(app, settings))
+    server = make_server(app, settings)
 
     async def run() -> None:
         async with app.router.lifespan_context(app):

@@ -24,11 +24,11 @@ async def livez() -> StatusAnswer:
 
 @router.get("/readyz", responses={503: {"model": StatusAnswer}}, openapi_extra={"security": []})
 async def readyz(request: Request, response: Response) -> StatusAnswer:
-    """Say whether requests sent now would be answered: self-test passed, store open, queue with room."""
+    """Say whether requests sent now would be answered: self-test passed, store open, queue with room, not about to stop."""
     service = get_service(request)
     checks = {
         "self_test": True,  # a service whose self-test failed does not start
-        "embedder": await service.models.ready(),
+        "embedder": not request.app.drain.stopping and await service.models.ready(),
         "store": service.library.writable,
     }
     if not all(checks.values()):

@@ -1,0 +1,112 @@
+"""S45: a service that stops ends what runs, tells what comes to go elsewhere, and then is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from pictures import encoded, picture
+
+if TYPE_CHECKING:
+    from service.draining import DrainingServer
+    from service.settings import Settings
+
+IMAGE = {"content-type": "image/png"}
+PICTURE = encoded(picture())
+
+
+class Stopped:
+    """A service that was told to stop while it embeds an image."""
+
+    def __init__(self, settings: Settings, gate: threading.Event) -> None:
+        from service.app import create_app
+        from service.serve import make_server
+
+        self._app = create_app(settings)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.server: DrainingServer = make_server(self._app, settings)
+        self.thread = threading.Thread(target=asyncio.run, args=(self._run(),), daemon=True)
+        self.asking = threading.Thread(target=self._ask)
+        self.answer: httpx.Response | Exception | None = None
+        self._gate = gate
+
+    async def _run(self) -> None:
+        async with self._app.router.lifespan_context(self._app):
+            await self.server.serve(sockets=[self._listening])
+
+    def _ask(self) -> None:
+        try:
+            self.answer = httpx.post(f"{self.url}/v1/embed", content=PICTURE, headers=IMAGE, timeout=60)
+        except httpx.TransportError as error:
+            self.answer = error
+
+    def __enter__(self) -> Stopped:
+        self.thread.start()
+        httpx.get(f"{self.url}/livez", timeout=30).raise_for_status()
+        self._gate.clear()
+        self.asking.start()
+        end = time.monotonic() + 20
+        while "dinodex_queue_images 1.0" not in httpx.get(f"{self.url}/metrics").text:
+            assert time.monotonic() < end
+        self.server.should_exit = True
+        while not self._app.drain.stopping:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+def test_s45_what_runs_is_answered_what_comes_hears_503_and_then_the_service_is_gone(
+    make_settings: Callable[..., Settings], network_gate: threading.Event
+) -> None:
+    with Stopped(make_settings(), network_gate) as service:
+        for method, path in (("POST", "/v1/embed"), ("GET", "/v1/collections"), ("PUT", "/v1/collections/c")):
+            refused = httpx.request(method, f"{service.url}{path}", headers=IMAGE, content=PICTURE)
+            assert (refused.status_code, refused.json()["code"]) == (503, "stopping")
+            assert (refused.headers["retry-after"], refused.headers["connection"]) == ("5", "close")
+        assert httpx.get(f"{service.url}/livez").status_code == 200
+        ready = httpx.get(f"{service.url}/readyz")
+        assert (ready.status_code, ready.json()["checks"]["embedder"]) == (503, False)
+        network_gate.set()
+        service.asking.join(30)
+        assert isinstance(service.answer, httpx.Response)
+        assert service.answer.status_code == 200
+        service.thread.join(30)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{service.url}/livez")
+
+
+def test_s45_what_does_not_end_in_its_time_is_cut_off(
+    make_settings: Callable[..., Settings], network_gate: threading.Event
+) -> None:
+    begun = time.monotonic()
+    with Stopped(make_settings(drain_s=1), network_gate) as service:
+        service.asking.join(20)
+        assert not isinstance(service.answer, httpx.Response) or service.answer.status_code >= 500
+    assert time.monotonic() - begun < 20
+
+
+def test_s45_a_stranger_learns_nothing_of_the_end(
+    make_settings: Callable[..., Settings], network_gate: threading.Event
+) -> None:
+    settings = make_settings(allow_anonymous=False, api_key="k" * 20)
+    from service.app import create_app
+
+    app = create_app(settings)
+    app.drain.stopping = True
+    from starlette.testclient import TestClient
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/v1/collections").status_code == 401
+        assert client.get("/v1/collections", headers={"x-api-key": "k" * 20}).status_code == 503
