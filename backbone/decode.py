@@ -94,7 +94,7 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
     """
     limits = limits or DecodeLimits()
     kind = _check_bytes(data, limits)
-    with _refusals(), Image.open(io.BytesIO(data), formats=[kind]) as image:
+    with refusals(), Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_header(image, limits, len(data))
         if kind == "JPEG" and cover is not None:
             image.draft(image.mode, resized_size(image.size, cover))
@@ -180,8 +180,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn whatever a decoder raises into a refusal: its input is a stranger's, and its exceptions are of every kind."""
+def refusals() -> Iterator[None]:
+    """Turn whatever work on an image raises into its refusal: the bytes are a stranger's, and the exceptions of every kind."""
     try:
         yield
     except ImageRefused:

@@ -21,8 +21,8 @@ from typing import Any
 
 from PIL import Image
 
-from backbone.decode import DecodeLimits, decode
-from backbone.errors import ImageRefused, TooManyPixels
+from backbone.decode import DecodeLimits, decode, refusals
+from backbone.errors import ImageRefused
 from backbone.preprocess import Preprocess
 from service.child import end_with
 
@@ -73,30 +73,31 @@ def receive(connection: socket.socket, length: int) -> bytearray | None:
 def _answer(
     data: bytes, wanted: int, preprocess: Preprocess, limits: DecodeLimits, thumbnail_px: int
 ) -> tuple[int, bytes, bytes]:
+    square = small = b""
+    image: Image.Image | None = None
     try:
-        square = small = b""
-        image: Image.Image | None = None
-        if wanted & SQUARE:
-            image = decode(data, limits, cover=preprocess.resize)
-            square = preprocess.square(image).tobytes()
-        if wanted & THUMBNAIL:
-            if image is None or min(image.size) < thumbnail_px:  # decoded for a small network: too coarse for a person
-                image = decode(data, limits, cover=thumbnail_px)
-            small = thumbnail(image, thumbnail_px)
+        with refusals():
+            if wanted & SQUARE:
+                image = decode(data, limits, cover=preprocess.resize)
+                square = preprocess.square(image).tobytes()
+            if wanted & THUMBNAIL:
+                if (
+                    image is None or min(image.size) < thumbnail_px
+                ):  # decoded for a small network: too coarse for a person
+                    image = decode(data, limits, cover=thumbnail_px)
+                small = thumbnail(image, thumbnail_px)
     except ImageRefused as refusal:
         return REFUSED, type(refusal).__name__.encode(), str(refusal).encode()
-    except MemoryError:
-        return (
-            REFUSED,
-            TooManyPixels.__name__.encode(),
-            b"the image needs more memory than there is; send a smaller one.",
-        )
     return DECODED, square, small
 
 
 def thumbnail(image: Image.Image, longer_side_px: int) -> bytes:
-    """Return a JPEG of an RGB image that fits a square of `longer_side_px`; smaller images keep their size."""
+    """Return a JPEG of an RGB image that fits a square of `longer_side_px`; smaller images keep their size.
+
+    It carries pixels alone: what a stranger wrote beside them is neither kept nor served.
+    """
     small = image.copy()
+    small.info.clear()  # Pillow writes a comment that it finds here
     small.thumbnail((longer_side_px, longer_side_px))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=_THUMBNAIL_QUALITY)

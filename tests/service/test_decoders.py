@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import encoded, picture
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits, decode
 from backbone.errors import (
@@ -28,6 +28,7 @@ from backbone.errors import (
     UnsupportedImageType,
 )
 from backbone.preprocess import Preprocess
+from service import decode_process
 from service.decoders import Decoders
 
 PREPROCESS = Preprocess.for_image_size(224)
@@ -88,6 +89,40 @@ def test_a_thumbnail_is_for_people_also_where_the_network_is_small() -> None:
         assert made.decode(file.getvalue()).thumbnail is None
     finally:
         made.close()
+
+
+COMMENT = b"a comment of a stranger's " * 3000  # longer than a JPEG's comment may be
+
+
+def commented(kind: str) -> bytes:
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_text("comment", COMMENT)
+        return encoded(picture(), kind, pnginfo=info)
+    beside = {"icc_profile": COMMENT, "exif": b"Exif\x00\x00" + COMMENT[:60_000], "xmp": COMMENT[:60_000]}
+    return encoded(picture(), kind, **beside, **({"comment": COMMENT[:60_000]} if kind == "JPEG" else {}))
+
+
+@pytest.mark.parametrize("kind", SERVICE_FORMATS)
+def test_s08_a_thumbnail_carries_nothing_but_pixels(kind: str) -> None:
+    with decoders() as made:
+        found = made.decode(commented(kind), thumbnail=True).thumbnail
+        plain = made.decode(encoded(picture(), kind), thumbnail=True).thumbnail
+        assert found == plain
+        assert made.restarts == 0
+
+
+@pytest.mark.parametrize("step", ["square", "thumbnail"])
+def test_s08_an_error_after_decoding_is_that_images_refusal(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def failing(*_: object) -> None:
+        raise ValueError("this picture does not fit")
+
+    monkeypatch.setattr(decode_process, "thumbnail", failing)
+    monkeypatch.setattr(Preprocess, "square", failing)
+    wanted = decode_process.SQUARE if step == "square" else decode_process.THUMBNAIL
+    kind, name, message = decode_process._answer(GOOD, wanted, PREPROCESS, LIMITS, 64)
+    assert (kind, name) == (decode_process.REFUSED, b"CorruptImage")
+    assert b"does not fit" in message
 
 
 def test_refusals_are_what_they_are_in_this_process() -> None:
