@@ -1,7 +1,7 @@
 """Bytes to RGB pixels, cheapest check first, so that hostile bytes cost microseconds and a good image decodes everywhere alike.
 
-Order: length, signature, scan count (JPEG), header (sides, pixels, shape, mode), and only then the decoder. Rules of conversion,
-which are part of an artifact's fingerprint (`DECODE_RULES`):
+Order: length, signature, scan count (JPEG), chunk count, header (sides, pixels, shape, mode), and only then the decoder. Rules of
+conversion, which are part of an artifact's fingerprint (`DECODE_RULES`):
 
 - EXIF orientation is applied; a malformed EXIF block is ignored.
 - One channel (1, L) is repeated three times. 16-bit grey is scaled to 8 bits (value / 257, rounded).
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from backbone.chunks import check_chunks
 from backbone.errors import (
     CorruptImage,
     EmptyImage,
@@ -74,6 +75,7 @@ class DecodeLimits:
     max_side: int = 30_000  # beyond a panorama of 50 MP; formats allow 65,500 and more
     max_aspect: int = 100  # a longer strip has no centre crop worth the name, and its resize would be huge
     max_scans: int = 100  # cameras write up to 10; each scan of a bomb costs 6 ms of one core
+    max_chunks: int = 1_000  # beside those of pixels: 20 MiB of metadata are 320 full segments; an empty one costs 5 us
     formats: tuple[str, ...] = ALL_FORMATS
 
 
@@ -96,8 +98,10 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
     kind = _check_bytes(data, limits)
     with refusals(), Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_header(image, limits, len(data))
-        if kind == "JPEG" and cover is not None:
-            image.draft(image.mode, resized_size(image.size, cover))
+        if kind == "JPEG":
+            image.decodermaxblock = len(data)  # in pieces, libjpeg reads a run of 0xFF anew with every piece
+            if cover is not None:
+                image.draft(image.mode, resized_size(image.size, cover))
         image.load()
         return to_rgb(_upright(image))
 
@@ -152,6 +156,7 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
     if kind == "JPEG" and (scans := data.count(b"\xff\xda")) > limits.max_scans:
         # Inside compressed data 0xFF is always followed by 0x00 or a restart marker, so a start-of-scan marker is never data.
         raise TooManyScans(f"the JPEG has {scans:,} scans and the limit is {limits.max_scans}; save it again.")
+    check_chunks(data, kind, limits.max_chunks)
     return kind
 
 

@@ -7,6 +7,7 @@ BackboneError
 │   ├── TooManyBytes           image_too_large
 │   ├── TooManyPixels          too_many_pixels
 │   ├── TooManyScans           too_many_scans
+│   ├── TooManyChunks          too_many_chunks
 │   ├── ImageTooSmall          too_small
 │   ├── UnsupportedMode        unsupported_mode
 │   ├── CorruptImage           image_corrupt
@@ -69,6 +70,12 @@ class TooManyScans(ImageRefused):
     """A progressive JPEG with more scans than a camera writes."""
 
     code = "too_many_scans"
+
+
+class TooManyChunks(ImageRefused):
+    """An image in more chunks than its metadata or its pixels have reason to be."""
+
+    code = "too_many_chunks"
 
 
 class ImageTooSmall(ImageRefused):

@@ -78,6 +78,7 @@ def open_local_sink(
         max_pixels=settings.max_pixels,
         max_side=settings.max_side,
         max_scans=settings.max_scans,
+        max_chunks=settings.max_chunks,
         formats=formats,
     )
     library = Library.open(settings.data, settings.threads)
