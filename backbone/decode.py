@@ -142,7 +142,12 @@ def image_format(data: bytes) -> str | None:
     return None
 
 
-def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
+def check_signature(data: bytes, limits: DecodeLimits) -> str:
+    """Return the format of encoded bytes by their first few; reads no more, so that it costs nothing wherever it is asked.
+
+    Raises:
+        EmptyImage, TooManyBytes, UnsupportedImageType: it is no image that `limits` let through.
+    """
     if not data or (len(data) < 64 and not data.strip()):
         raise EmptyImage("the image is empty; send the bytes of an image file.")
     if len(data) > limits.max_bytes:
@@ -153,6 +158,11 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
     if kind is None or kind not in limits.formats:
         accepted = ", ".join(limits.formats)
         raise UnsupportedImageType(f"these bytes are not an accepted image type; accepted are {accepted}.")
+    return kind
+
+
+def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
+    kind = check_signature(data, limits)
     if kind == "JPEG" and (scans := data.count(b"\xff\xda")) > limits.max_scans:
         # Inside compressed data 0xFF is always followed by 0x00 or a restart marker, so a start-of-scan marker is never data.
         raise TooManyScans(f"the JPEG has {scans:,} scans and the limit is {limits.max_scans}; save it again.")

@@ -22,7 +22,7 @@ import structlog
 from numpy.typing import NDArray
 
 from backbone.artifact import Artifact
-from backbone.decode import DecodeLimits
+from backbone.decode import DecodeLimits, check_signature
 from backbone.errors import ImageRefused
 from backbone.pooling import pool
 from service.admission import INTERACTIVE_IMAGES, Admission, Limits, Ticket
@@ -94,6 +94,7 @@ class Embedder:
     ) -> None:
         self._artifact = artifact
         self._preprocess = artifact.preprocess
+        self._limits = limits
         self._timeout_s = queue.seconds
         self._decoding = 0  # admitted and not yet with the batcher
         self._decoding_lock = threading.Lock()
@@ -228,14 +229,25 @@ class Embedder:
         bulk = patient or len(images) > INTERACTIVE_IMAGES
         deadline = NEVER if patient else time.monotonic() + self._timeout_s
         tickets: list[Ticket[_Done]] = [Ticket(image, computed, thumbnails, deadline, bulk) for image in images]
-        self._admission.enter(tickets, patient)
+        recognised = [ticket for ticket in tickets if self._recognised(ticket)]
+        if recognised:
+            self._admission.enter(recognised, patient)
         with self._decoding_lock:
-            self._decoding += len(tickets)
-        for ticket in tickets:
+            self._decoding += len(recognised)
+        for ticket in recognised:
             ticket.answer.add_done_callback(functools.partial(self._ended_itself, ticket))
             if not self._line.put(ticket, bulk):
                 self._end(ticket, Stopping("the service is stopping; send the request to another one."))
         return tickets
+
+    def _recognised(self, ticket: Ticket[_Done]) -> bool:
+        """End the ticket of what is no image at all: that takes nobody's place, and waits for nobody."""
+        try:
+            check_signature(ticket.image, self._limits)
+        except ImageRefused as error:
+            ticket.answer.set_exception(error)
+            return False
+        return True
 
     def _ended_itself(self, ticket: Ticket[_Done], _: object) -> None:
         """Free the place of a ticket that was cancelled."""

@@ -15,7 +15,7 @@ from pictures import encoded, picture
 from PIL import Image
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits
-from backbone.errors import CorruptImage, EmptyImage, UnsupportedImageType
+from backbone.errors import CorruptImage, EmptyImage, TooManyBytes, UnsupportedImageType
 from service.admission import INTERACTIVE_IMAGES, Limits
 from service.embedder import Embedded, Embedder
 from service.errors import DeadlinePassed, EmbedderRestarted, EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
@@ -369,6 +369,25 @@ def test_what_a_cancelled_caller_left_waiting_holds_no_memory(
 
     asyncio.run(main())
     gate.open.set()
+
+
+def test_s03_what_is_no_image_takes_no_place_and_waits_for_nobody(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.decoders import Decoders
+
+    gate = Gate()
+    embedder = make_embedder(gate, queue_images=1)
+    waiting = threading.Thread(target=lambda: embedder.embed([png()]))
+    waiting.start()
+    assert gate.entered.wait(TIMEOUT_S)
+    monkeypatch.setattr(Decoders, "decode", None)  # nothing is decoded
+    found = embedder.embed([b"", b"<html></html>", png()[:4], b"\x89PNG\r\n\x1a\n" + bytes(20 * 2**20)])
+    assert [type(each) for each in found] == [EmptyImage, UnsupportedImageType, UnsupportedImageType, TooManyBytes]
+    with pytest.raises(Saturated):
+        embedder.embed([b"", png()])
+    gate.open.set()
+    waiting.join(TIMEOUT_S)
 
 
 def test_closing_leaves_a_network_behind_that_hangs(
