@@ -82,7 +82,7 @@ class Batcher:
         self._company = company
         self._ran = ran
         self._line: Line[_Item] = Line()
-        self.pace = Pace()
+        self.pace = Pace(passes=5)  # of full batches: some seconds
         self._threads = [threading.Thread(target=self._work, name=f"batcher-{i}", daemon=True) for i in range(lanes)]
         for thread in self._threads:
             thread.start()

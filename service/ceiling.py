@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from backbone.artifact import WEIGHTS
 from backbone.cores import usable_cores
 from service.decode_process import memory_of_an_image
 from service.models import LoadedModel
@@ -24,6 +25,9 @@ MiB: Final = 2**20
 DECODER_BYTES: Final = 80 * MiB  # Python, numpy and Pillow without an image; measured 45 to 60
 PASS_FACTOR: Final = (
     32  # what a forward pass holds at a time, as a multiple of its output; measured 12 for a ViT-S in OpenVINO
+)
+ATTENTION_FACTOR: Final = (
+    3  # of the weights on disk: what OpenVINO takes for a second network, the one of pictures; measured 2.4 for a ViT-S
 )
 SPARE_BYTES: Final = 512 * MiB  # searches, answers in socket buffers, and what allocators keep of what was freed
 
@@ -36,6 +40,7 @@ class Ceiling:
     requests: int  # bodies and answers
     images: int  # decoded, until their pass
     passes: int
+    attention: int  # the network of pictures, which is made when one is first asked for
     decoders: int  # processes of their own
     spare: int
 
@@ -53,6 +58,7 @@ def memory_ceiling(settings: Settings, models: Sequence[LoadedModel]) -> Ceiling
         requests=settings.request_memory_bytes,
         images=settings.queue_images * sum(_pixel_bytes(model) for model in models),
         passes=settings.batch_images * PASS_FACTOR * sum(_output_bytes(model) for model in models),
+        attention=sum(_attention_bytes(model) for model in models),
         decoders=processes * (DECODER_BYTES + memory_of_an_image(settings.decode_limits())),
         spare=SPARE_BYTES,
     )
@@ -61,6 +67,12 @@ def memory_ceiling(settings: Settings, models: Sequence[LoadedModel]) -> Ceiling
 def _pixel_bytes(model: LoadedModel) -> int:
     """Return the size of a decoded image: its bytes, and the same as float32."""
     return 3 * model.artifact.preprocess.crop**2 * (1 + 4)
+
+
+def _attention_bytes(model: LoadedModel) -> int:
+    if model.choice.runtime.name != "openvino" or model.artifact.architecture.name != "vit":
+        return 0
+    return ATTENTION_FACTOR * (model.artifact.path / WEIGHTS).stat().st_size
 
 
 def _output_bytes(model: LoadedModel) -> int:

@@ -40,6 +40,7 @@ from service.errors import (
 )
 from service.line import Line
 from service.metrics import Metrics
+from service.pace import Pace
 
 PATCHES = "patches"  # the output that is not pooled
 CANARY_S: Final = 5.0  # for so long an answer shows that the next one will come, too
@@ -102,7 +103,8 @@ class Embedder:
         self._line: Line[Ticket[_Done]] = Line()
         self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
         self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, lanes)
-        self._admission: Admission[_Done] = Admission(queue, batch_images, lambda: self._batcher.pace.seconds_per_image)
+        self._decode_pace = Pace(passes=20)  # of one image each, a few large ones among many small ones
+        self._admission: Admission[_Done] = Admission(queue, batch_images, self._seconds_per_image)
         self._canary = Canary(self._canary_vector)
         self._metrics = metrics
         self._threads = [  # each waits for a decoder process
@@ -204,6 +206,10 @@ class Embedder:
             return False
         return time.monotonic() - self._answered_at < CANARY_S or await self._canary.passes()
 
+    def _seconds_per_image(self) -> float:
+        """Return what an image takes now: of the two stages, the slower one sets the pace."""
+        return max(self._decode_pace.seconds_per_image, self._batcher.pace.seconds_per_image)
+
     async def _canary_vector(self, image: bytes) -> NDArray[np.float32] | None:
         try:
             [answer] = await self.embed_async([image])
@@ -299,8 +305,10 @@ class Embedder:
         decoded = self._decoders.decode(
             ticket.image, square=ticket.computed or not ticket.thumbnail, thumbnail=ticket.thumbnail
         )
+        decoded_at = time.monotonic()
+        self._decode_pace.passed(1, begun, decoded_at)
         if not ticket.computed:
-            self._end(ticket, _Done(decoded, None, time.monotonic() - begun, begun - ticket.since))
+            self._end(ticket, _Done(decoded, None, decoded_at - begun, begun - ticket.since))
             return
         assert decoded.square is not None
         pixels = self._preprocess.normalised(decoded.square)

@@ -1,18 +1,16 @@
-"""How fast images are computed now, from the passes that have just ended."""
+"""How fast images are decoded and computed now, from what has just ended."""
 
 from __future__ import annotations
 
 import math
 import threading
-from typing import Final
-
-_KEPT: Final = 0.8  # of what is known, at each further pass: a mean over some five of them
 
 
 class Pace:
-    """A mean of seconds an image that forgets; thread-safe."""
+    """A mean of seconds an image over some `passes` of late; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, passes: int) -> None:
+        self._kept = 1 - 1 / passes  # of what is known, at each further pass
         self._seconds = 0.0
         self._images = 0.0
         self._ended = -math.inf  # when the last pass did
@@ -21,8 +19,8 @@ class Pace:
     def passed(self, images: int, begun: float, ended: float) -> None:
         """Count a pass (monotonic seconds); of two that ran side by side, the time that they shared counts once."""
         with self._lock:
-            self._seconds = _KEPT * self._seconds + max(0.0, ended - max(begun, self._ended))
-            self._images = _KEPT * self._images + images
+            self._seconds = self._kept * self._seconds + max(0.0, ended - max(begun, self._ended))
+            self._images = self._kept * self._images + images
             self._ended = max(self._ended, ended)
 
     @property

@@ -21,7 +21,7 @@ from faults.figures import FIGURES, SEED
 from pictures import encoded, picture
 from PIL import Image
 from processes import MiB, ServiceProcess, service_process
-from serving_load import closed_loop, open_loop, percentile
+from serving_load import Asked, closed_loop, open_loop, percentile
 
 from backbone import Artifact, Preprocess, build, named
 from backbone.artifact_writer import write_artifact
@@ -51,6 +51,18 @@ def small_vit(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     )
 
 
+async def overloaded(port: int, per_s: float, as_before_s: float) -> tuple[list[Asked], float]:
+    """Ask too much for a minute; return what came of it, and after how many seconds one more caller is answered as before."""
+    load = asyncio.create_task(open_loop(port, EMBED, per_s, OVERLOAD_S, SEED))
+    await asyncio.sleep(OVERLOAD_S)
+    ended = time.monotonic()
+    while True:
+        [one] = await closed_loop(port, EMBED, callers=1, seconds=0.001)
+        if one.status == 200 and one.took_s < as_before_s:
+            return await load, time.monotonic() - ended
+        await asyncio.sleep(0.1)
+
+
 def test_s40_at_five_times_its_capacity_the_service_does_what_it_can_and_refuses_the_rest_at_once(
     small_vit: Artifact, tmp_path: Path
 ) -> None:
@@ -63,11 +75,8 @@ def test_s40_at_five_times_its_capacity_the_service_does_what_it_can_and_refuses
         peak_cpu_s, peak_s = time.process_time() - begun_cpu_s, max(each.sent_s + each.took_s for each in alone)
         peak = len(alone) / peak_s
         begun_cpu_s = time.process_time()
-        asked = asyncio.run(open_loop(service.port, EMBED, TIMES * peak, OVERLOAD_S, SEED))
-        ended, asked_cpu_s = time.monotonic(), time.process_time() - begun_cpu_s
-        while not asyncio.run(closed_loop(service.port, EMBED, callers=1, seconds=0.01))[0].took_s < 2 * 32 / peak:
-            assert time.monotonic() - ended < 5, "it does not recover"
-        recovered_s = time.monotonic() - ended
+        asked, recovered_s = asyncio.run(overloaded(service.port, TIMES * peak, as_before_s=2 * 32 / peak))
+        asked_cpu_s = time.process_time() - begun_cpu_s
         own_ms = [line["ms"] for line in service.lines() if line.get("status") == 503]
     taken, refused = ([each for each in asked if each.status == status] for status in (200, 503))
     answered = sum(each.sent_s + each.took_s <= OVERLOAD_S for each in taken) / OVERLOAD_S / peak
@@ -80,13 +89,14 @@ def test_s40_at_five_times_its_capacity_the_service_does_what_it_can_and_refuses
         f"generator's {asked_cpu_s:.1f} s of computing are taken off); accepted p50 / p99 "
         f"{percentile(taken, 50) / 1000:.1f} / {percentile(taken, 99) / 1000:.1f} s; {len(refused):,} refused, p50 / p99 "
         f"{percentile(refused, 50):.1f} / {percentile(refused, 99):.1f} ms with the generator's own waiting, in the service "
-        f"{np.percentile(own_ms, 50):.1f} / {np.percentile(own_ms, 99):.1f} ms; as fast as before after {recovered_s:.1f} s"
+        f"{np.percentile(own_ms, 50):.1f} / {np.percentile(own_ms, 99):.1f} ms; as fast as before {recovered_s:.1f} s after its end"
     )
     assert len(taken) + len(refused) == len(asked)
     assert all(each.retry_after for each in refused)
     assert percentile(taken, 99) <= DEADLINE_S * 1000
     assert goodput >= 0.9
     assert np.percentile(own_ms, 50) < 5
+    assert recovered_s < 5
 
 
 def largest() -> dict[str, tuple[str, dict[str, str], bytes]]:
@@ -106,6 +116,7 @@ def largest() -> dict[str, tuple[str, dict[str, str], bytes]]:
     return {
         "transparent PNG": ("/v1/embed", {"content-type": "image/png"}, flat.getvalue()),
         "progressive JPEG": ("/v1/embed", {"content-type": "image/jpeg"}, photo),
+        "picture": ("/v1/visualize?kind=attention", {"content-type": "image/jpeg"}, photo),
         "multipart": ("/v1/embed?output=patches", {"content-type": "multipart/form-data; boundary=b"}, form),
         "base64": ("/v1/embed", as_json, images),
         "numbers": ("/v1/collections/c/query", as_json, numbers),
@@ -134,7 +145,7 @@ def test_s42_the_largest_of_everything_at_once_stays_under_the_ceiling_that_the_
 
     requests = largest()
     with service_process(
-        small_vit.path, tmp_path / "data", tmp_path / "log", allow_anonymous=1, body_timeout_s=120
+        small_vit.path, tmp_path / "data", tmp_path / "log", allow_anonymous=1, body_timeout_s=120, embed_timeout_s=120
     ) as service:
         httpx.put(f"http://127.0.0.1:{service.port}/v1/collections/c").raise_for_status()
         [ready] = [line for line in service.lines() if line["event"] == "ready"]

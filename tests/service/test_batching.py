@@ -256,7 +256,7 @@ def test_with_two_lanes_every_future_ends_and_no_lane_does(network: Network) -> 
 
 
 def test_the_time_of_an_image_is_that_of_all_lanes_together() -> None:
-    pace = Pace()
+    pace = Pace(passes=5)
     assert pace.seconds_per_image == 0
     for second in range(0, 20, 2):  # two lanes, each two images in two seconds, a second apart
         pace.passed(2, begun=second, ended=second + 2)

@@ -371,6 +371,29 @@ def test_what_a_cancelled_caller_left_waiting_holds_no_memory(
     gate.open.set()
 
 
+def test_images_that_decode_slowly_are_refused_before_they_would_be_late(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.decoders import Decoders
+
+    decode = Decoders.decode
+
+    def slow(decoders: Decoders, *args: object, **options: object) -> object:
+        time.sleep(0.5)
+        return decode(decoders, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoders, "decode", slow)
+    embedder = make_embedder(queue_images=100, queue_seconds=5.0)
+    embedder.embed([png()] * 2)
+    waiting = threading.Thread(target=lambda: embedder.embed([png()]))
+    waiting.start()
+    while embedder.queued_images < 1:
+        time.sleep(0.01)
+    with pytest.raises(Saturated, match="what waits takes"):
+        embedder.embed([png()] * 12)
+    waiting.join(TIMEOUT_S)
+
+
 def test_s03_what_is_no_image_takes_no_place_and_waits_for_nobody(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
