@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from backbone.decode import DecodeLimits
 from backbone.errors import DecoderCrashed, DecodeTooSlow, ImageRefused
 from backbone.preprocess import Preprocess
 from service.decode_process import ANSWER, DECODED, REQUEST, SQUARE, THUMBNAIL, Task
+from service.errors import DecoderUnavailable
 
 # What a child may know of our environment: where programs and libraries are, and no secret.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
@@ -57,6 +59,7 @@ class Decoders:
 
         Raises:
             ImageRefused: a subclass that says why; DecodeTooSlow and DecoderCrashed say it of the process.
+            DecoderUnavailable: a process has to be started, and cannot be now.
         """
         decoder = self._idle.get()
         try:
@@ -89,10 +92,10 @@ class _Decoder:
 
     def ask(self, wanted: int, image: bytes) -> tuple[memoryview, memoryview]:
         """Return the two parts of an answer."""
+        if self._started is not None and self._child.poll() is not None:  # between two images: this one is not to blame
+            self._restart()
         if self._started is None:
             self._start()
-        elif self._child.poll() is not None:  # between two images: this one is not to blame
-            self._restart()
         end = time.monotonic() + self._deadline_s
         try:
             self._socket.settimeout(self._deadline_s)
@@ -147,20 +150,30 @@ class _Decoder:
         return data
 
     def _restart(self) -> None:
+        """End the child and start another one; where that cannot be, the next image tries again."""
         self.close()
         self.restarts += 1
-        self._start()
+        with suppress(DecoderUnavailable):
+            self._start()
 
     def _start(self) -> None:
+        try:
+            self._started = self._spawned()
+        except OSError as error:  # too many processes, or open files, of ours or of the system's
+            raise DecoderUnavailable("the system has no room for a decoder now; come back in a second.") from error
+
+    def _spawned(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "service.decode_process", self._task, str(os.getpid())]
-        with theirs:
+        with ExitStack() as unless_started, theirs:
+            unless_started.enter_context(ours)
             child = subprocess.Popen(  # noqa: S603 - our own words
                 command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
             )
-        self._started = child, ours
+            unless_started.pop_all()
+        return child, ours
 
 
 def _refusal(name: bytes, message: bytes) -> ImageRefused:

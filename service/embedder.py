@@ -31,6 +31,7 @@ from service.canary import Canary
 from service.decoders import Decoded, Decoders
 from service.errors import (
     DeadlinePassed,
+    DecoderUnavailable,
     EmbedderRestarted,
     EmbeddingNotFinite,
     InferenceFailed,
@@ -63,7 +64,7 @@ class Embedded:
 
 
 # What befalls one image and not its neighbours:
-Refusal = ImageRefused | EmbeddingNotFinite | InferenceFailed | DeadlinePassed | EmbedderRestarted
+Refusal = ImageRefused | EmbeddingNotFinite | InferenceFailed | DeadlinePassed | DecoderUnavailable | EmbedderRestarted
 Answer = Embedded | Refusal
 
 

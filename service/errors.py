@@ -45,6 +45,9 @@
     │   ├── DeadlinePassed         deadline_passed
     │   ├── EmbedderRestarted      embedder_restarted
     │   ├── CallerLeft             caller_left         nobody waits for the answer any more
+
+
+    │   ├── DecoderUnavailable     decoder_unavailable
     │   └── Stopping               stopping
     ├── Inference              the network, not the image
     │   ├── InferenceFailed        inference_failed
@@ -337,6 +340,12 @@ class CallerLeft(Unavailable):
     """The caller hung up; its work was given up."""
 
     code = "caller_left"
+
+
+class DecoderUnavailable(Unavailable):
+    """The system has no process, or no descriptor, for a decoder now."""
+
+    code = "decoder_unavailable"
 
 
 class Stopping(Unavailable):

@@ -52,6 +52,7 @@ RETRY_AFTER_S: dict[type[Exception], int] = {
     errors.Saturated: 1,  # a full queue is a few seconds of work, and half of it will do
     errors.DeadlinePassed: 5,  # what was before it in the line is done by then
     errors.EmbedderRestarted: 1,
+    errors.DecoderUnavailable: 1,  # connections that end give descriptors back
     errors.Stopping: 5,  # what another instance, or this one again, needs to be ready
     errors.StorageFailed: 30,  # a person has to look
 }

@@ -145,7 +145,7 @@ async def delete_point(collection: CollectionDep, id: PointId) -> None:  # noqa:
     response_class=Response,
     responses={
         200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(404, 422),
+        **problems(404, 422, 503),
     },
 )
 async def get_thumbnail(request: Request, collection: CollectionDep, id: PointId) -> Response:  # noqa: A002

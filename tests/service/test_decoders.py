@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import resource
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from backbone.errors import (
 from backbone.preprocess import Preprocess
 from service import decode_process
 from service.decoders import Decoders
+from service.errors import DecoderUnavailable
 
 PREPROCESS = Preprocess.for_image_size(224)
 LIMITS = DecodeLimits(formats=SERVICE_FORMATS)
@@ -162,6 +165,61 @@ def test_s14_a_decoder_that_ended_between_two_images_blames_neither() -> None:
         os.waitid(os.P_PID, pid(made), os.WEXITED | os.WNOWAIT)
         assert made.decode(GOOD).square is not None
         assert made.restarts == 1
+
+
+def test_s14_without_descriptors_a_decoder_is_unavailable_and_later_it_is_not() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with decoders() as made:
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # those that are open stay so
+        try:
+            with pytest.raises(DecoderUnavailable, match="come back in a second"):
+                made.decode(GOOD)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+        assert made.decode(GOOD).square is not None
+
+
+@contextmanager
+def no_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refused)
+        yield
+
+
+def test_s14_without_processes_a_decoder_is_unavailable_and_holds_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with decoders() as made:
+        with no_process(monkeypatch):
+            for _ in range(3):
+                with pytest.raises(DecoderUnavailable):
+                    made.decode(GOOD)
+        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+        assert made.decode(GOOD).square is not None
+        assert made.restarts == 0
+
+
+def test_s14_a_killed_decoder_that_cannot_be_started_again_still_blames_its_image_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with decoders() as made, ThreadPoolExecutor(1) as pool:
+        made.decode(GOOD)
+        with no_process(monkeypatch):
+            os.kill(pid(made), signal.SIGSTOP)
+            asked = pool.submit(made.decode, GOOD)
+            time.sleep(0.2)
+            os.kill(pid(made), signal.SIGKILL)
+            with pytest.raises(DecoderCrashed):
+                asked.result(20)
+            with pytest.raises(DecoderUnavailable):
+                made.decode(GOOD)
+        assert made.decode(GOOD).square is not None
 
 
 @pytest.mark.parametrize("data", [GOOD, b"\xff\xd8\xff" + bytes(10_000_000)])
