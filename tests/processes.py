@@ -17,6 +17,23 @@ from typing import Any
 MiB = 2**20
 
 
+def memory_bytes(process: int, field: str) -> int:
+    """Return what the system says of a process' memory: `VmRSS` now, `VmHWM` at most so far."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
+
+
+def cpu_s(process: int) -> float:
+    """Return the seconds that a process has computed, without its children."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 @dataclass
 class ServiceProcess:
     """A running `dinodex serve`."""
@@ -32,8 +49,7 @@ class ServiceProcess:
 
     def cpu_s(self) -> float:
         """Return the seconds that it has computed, without its children."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.process.pid)
 
     def family(self) -> list[int]:
         """Return its number and those of all that it started."""

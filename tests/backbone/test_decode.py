@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from colours import COLOURS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encoded, picture, png_of
@@ -158,6 +159,13 @@ def test_cmyk_black_and_white_come_out_as_such() -> None:
         decoded = decode(encoded(Image.new("CMYK", (16, 16), cmyk), "JPEG", quality=95))
         assert decoded.mode == "RGB"
         assert abs(decoded.getpixel((8, 8))[0] - rgb) <= 2
+
+
+@pytest.mark.parametrize("mode", COLOURS)
+def test_s11_a_known_colour_comes_out_as_the_rules_say(mode: str) -> None:
+    make, rgb = COLOURS[mode]
+    pixels = np.asarray(decode(make())).reshape(-1, 3)
+    assert np.unique(pixels, axis=0).tolist() == [list(rgb)]
 
 
 def test_floats_are_refused_with_a_reason() -> None:

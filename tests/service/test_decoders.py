@@ -10,15 +10,17 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, picture
+from harmful import interlaced_of, lying, palette_of, with_scans
+from pictures import encoded, picture, png_of
 from PIL import Image, PngImagePlugin
+from processes import cpu_s, descriptors, memory_bytes
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits, decode
 from backbone.errors import (
@@ -26,6 +28,7 @@ from backbone.errors import (
     DecoderCrashed,
     DecodeTooSlow,
     EmptyImage,
+    ImageRefused,
     TooManyPixels,
     UnsupportedImageType,
 )
@@ -145,6 +148,43 @@ def test_refusals_are_what_they_are_in_this_process() -> None:
         assert made.restarts == 0
 
 
+def growth_bytes(image: bytes) -> int:
+    """Return how much the most memory of a decoder grows by an image that it refuses."""
+    with decoders() as made:
+        made.decode(GOOD, thumbnail=True)
+        before = memory_bytes(pid(made), "VmHWM")
+        with pytest.raises(ImageRefused):
+            made.decode(image, thumbnail=True)
+        assert made.restarts == 0
+        return memory_bytes(pid(made), "VmHWM") - before
+
+
+def refusing_s(image: bytes) -> float:
+    """Return the seconds of a core that the refusal of an image takes, as a decoder refuses it."""
+    begun = time.thread_time()
+    with pytest.raises(ImageRefused):
+        decode(image, LIMITS)
+    return time.thread_time() - begun
+
+
+@pytest.mark.parametrize("make", [png_of, palette_of, interlaced_of], ids=["one bit", "palette", "interlaced"])
+def test_s05_a_bomb_of_pixels_takes_a_decoder_neither_time_nor_memory(make: Callable[[int, int], bytes]) -> None:
+    bomb = make(13_000, 13_000)
+    assert refusing_s(bomb) < 0.02
+    assert growth_bytes(bomb) < 20_000_000
+
+
+@pytest.mark.parametrize("side", [65_500, 7_000])
+@pytest.mark.parametrize("kind", SERVICE_FORMATS)
+def test_s06_a_header_that_lies_takes_a_decoder_no_memory(kind: str, side: int) -> None:
+    assert growth_bytes(lying(kind, side, side)) < 20_000_000
+
+
+@pytest.mark.parametrize("scans", [406, 320_000])
+def test_s07_a_bomb_of_scans_takes_a_decoder_no_time(scans: int) -> None:
+    assert refusing_s(with_scans(scans)) < 0.01
+
+
 def test_s14_a_decoder_killed_at_an_image_costs_that_image_alone() -> None:
     with decoders() as made, ThreadPoolExecutor(1) as pool:
         made.decode(GOOD)
@@ -170,14 +210,14 @@ def test_s14_a_decoder_that_ended_between_two_images_blames_neither() -> None:
 def test_s14_without_descriptors_a_decoder_is_unavailable_and_later_it_is_not() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with decoders() as made:
-        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        opened = descriptors()
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # those that are open stay so
         try:
             with pytest.raises(DecoderUnavailable, match="come back in a second"):
                 made.decode(GOOD)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+        assert descriptors() == opened
         assert made.decode(GOOD).square is not None
 
 
@@ -194,13 +234,13 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_s14_without_processes_a_decoder_is_unavailable_and_holds_no_descriptor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    opened = descriptors()
     with decoders() as made:
         with no_process(monkeypatch):
             for _ in range(3):
                 with pytest.raises(DecoderUnavailable):
                     made.decode(GOOD)
-        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+        assert descriptors() == opened
         assert made.decode(GOOD).square is not None
         assert made.restarts == 0
 
@@ -235,6 +275,30 @@ def test_s15_a_decoder_that_hangs_is_ended_at_the_deadline(data: bytes) -> None:
             made.decode(data)
         assert 0.9 < time.monotonic() - begun < 3
         assert not Path(f"/proc/{hanging}").exists()
+        made._all[0]._deadline_s = 20.0
+        assert made.decode(GOOD).square is not None
+        assert made.restarts == 1
+
+
+def ended_s() -> float:
+    """Return the seconds that all children have computed which have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_s15_a_decoder_that_computes_for_too_long_is_ended_at_the_deadline() -> None:
+    busy = png_of(7_000, 7_000)  # six kilobytes, half a second of a core
+    with decoders() as made:
+        made.decode(GOOD)
+        made._all[0]._deadline_s = 0.15
+        spinning = pid(made)
+        computed_s = cpu_s(spinning) + ended_s()
+        begun = time.monotonic()
+        with pytest.raises(DecodeTooSlow, match=r"within 0\.15 s"):
+            made.decode(busy)
+        assert 0.14 < time.monotonic() - begun < 2
+        assert not Path(f"/proc/{spinning}").exists()
+        assert ended_s() - computed_s > 0.03  # it did not wait: it computed
         made._all[0]._deadline_s = 20.0
         assert made.decode(GOOD).square is not None
         assert made.restarts == 1
@@ -281,11 +345,11 @@ def test_several_threads_share_few_decoders() -> None:
 
 
 def test_closing_leaves_no_process_and_no_descriptor() -> None:
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    opened = descriptors()
     threads = threading.active_count()
     with decoders(processes=2) as made, ThreadPoolExecutor(2) as pool:
         list(pool.map(made.decode, [GOOD] * 8))
         children = [decoder._child.pid for decoder in made._all]
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert descriptors() == opened
     assert threading.active_count() == threads

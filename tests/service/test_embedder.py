@@ -118,6 +118,22 @@ def test_s17_a_corrupt_image_fails_alone_in_its_batch(
             assert np.abs(answer.vector - reference.vector).max() < 1e-6
 
 
+def test_s17_of_32_images_the_corrupt_one_fails_alone_wherever_it_stands(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
+) -> None:
+    """The others to 1e-6, as everywhere (B1): products of matrices sum in another order in a batch of another size."""
+    embedder = make_embedder(queue_images=32, batch_images=32)
+    images = [png(seed=seed) for seed in range(32)]
+    alone = np.stack([answer.vector for image in images for answer in embedder.embed([image])])  # type: ignore[union-attr]
+    for position in range(32):
+        corrupt = images[position][:200]
+        answers = embedder.embed([*images[:position], corrupt, *images[position + 1 :]])
+        assert isinstance(answers.pop(position), CorruptImage)
+        assert all(isinstance(answer, Embedded) for answer in answers)
+        vectors = np.stack([answer.vector for answer in answers if isinstance(answer, Embedded)])
+        assert np.abs(vectors - np.delete(alone, position, axis=0)).max() < 1e-6
+
+
 def test_refusals_keep_their_kind_and_good_images_follow(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
 ) -> None:

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import signal
 import struct
+import subprocess
+import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from colours import COLOURS, SIZE
+from harmful import (
+    LARGE,
+    METADATA,
+    NO_IMAGES,
+    animated,
+    endless,
+    interlaced_of,
+    lying,
+    palette_of,
+    with_scans,
+)
 from pictures import encoded, picture, png_of
 from PIL import Image, PngImagePlugin
+from processes import descriptors, memory_bytes
+
+from service.ceiling import DECODER_BYTES
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
     from backbone import Artifact
+    from service.decoders import Decoders
 
 SOON_S = 1.0  # most of it this machine's other work: the checks take microseconds, and decoding milliseconds
-LARGE = picture(200, 160)
 KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
@@ -33,10 +54,14 @@ def service(tiny_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -
     from service.settings import load_settings
 
     data = tmp_path_factory.mktemp("hostile")
+    temporary = tmp_path_factory.mktemp("temporary")  # of this service alone, so that what is left there is its own
     options = {"runtime": "torch", "precision": "fp32", "threads": 1, "decode_workers": 1, "allow_anonymous": True}
     app = create_app(load_settings(artifact=tiny_artifact.path, data=data, **options))
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        with TestClient(app, raise_server_exceptions=False) as client:
+            yield client
 
 
 Embed = Callable[..., tuple[int, str]]
@@ -62,26 +87,20 @@ def embed(service: TestClient) -> Iterator[Embed]:
     np.testing.assert_array_equal(vector(service, encoded(LARGE)), before)
 
 
+def decoder_of(service: TestClient) -> Decoders:
+    decoders: Decoders = service.app.state.service.models.default.embedder._decoders  # type: ignore[attr-defined]
+    return decoders
+
+
+def decoder_pid(service: TestClient) -> int:
+    [decoder] = decoder_of(service)._all
+    return decoder._child.pid
+
+
 def vector(service: TestClient, image: bytes) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     answer = service.post("/v1/embed", content=image, headers={"content-type": "image/png"})
     assert answer.status_code == 200, answer.text
     return np.array(answer.json()["data"][0]["embedding"])
-
-
-def png_chunks(image: bytes) -> list[tuple[bytes, bytes]]:
-    chunks, at = [], 8
-    while at < len(image):
-        (length,) = struct.unpack(">I", image[at : at + 4])
-        chunks.append((image[at + 4 : at + 8], image[at + 8 : at + 8 + length]))
-        at += 12 + length
-    return chunks
-
-
-def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    parts = [
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b" \r\n\t" * 10], ids=["nothing", "a space", "lines"])
@@ -97,37 +116,10 @@ def test_s02_an_image_cut_off_at_any_sixteenth_is_refused_and_never_filled_with_
         assert embed(whole[: len(whole) * sixteenth // 16], KINDS[kind]) == (422, "image_corrupt"), sixteenth
 
 
-NO_IMAGES = {
-    "random bytes": np.random.default_rng(0).bytes(2000),
-    "HTML": b"<!doctype html><img src=x onerror=alert(1)>",
-    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
-    "PDF": b"%PDF-1.7\n1 0 obj",
-    "ZIP": b"PK\x03\x04" + bytes(100),
-    "pickle": b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94",
-    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
-    "Photoshop": b"8BPS\x00\x01" + bytes(100),
-    "FITS": b"SIMPLE  =                    T" + bytes(100),
-    "JPEG 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(100),
-    "AVIF": b"\x00\x00\x00\x20ftypavif" + bytes(100),
-    **{kind: encoded(LARGE, kind) for kind in ("GIF", "TIFF", "BMP", "ICO", "PPM", "TGA", "PCX")},
-}
-
-
 @pytest.mark.parametrize("case", NO_IMAGES)
 def test_s03_s04_what_has_no_signature_of_three_formats_is_415_whatever_it_is_called(embed: Embed, case: str) -> None:
     for content_type in KINDS.values():
         assert embed(NO_IMAGES[case], content_type) == (415, "unsupported_image_type")
-
-
-def palette_of(width: int, height: int) -> bytes:
-    grey = png_of(width, height, 1, 0)
-    (name, header), *rest = png_chunks(grey)
-    return png([(name, header[:9] + b"\x03" + header[10:]), (b"PLTE", bytes(6)), *rest])
-
-
-def interlaced_of(width: int, height: int) -> bytes:
-    (name, header), *rest = png_chunks(png_of(width, height))
-    return png([(name, header[:12] + b"\x01"), *rest])
 
 
 @pytest.mark.parametrize("make", [png_of, palette_of, interlaced_of], ids=["one bit", "palette", "interlaced"])
@@ -141,34 +133,11 @@ def test_s05_a_bomb_of_pixels_is_refused_by_its_header(embed: Embed, make: Calla
     )  # as large as it says, or interlaced rows that are none
 
 
-def lying(kind: str, width: int, height: int) -> bytes:
-    image = bytearray(encoded(LARGE, kind))
-    if kind == "PNG":
-        (name, header), *rest = png_chunks(bytes(image))
-        return png([(name, struct.pack(">II", width, height) + header[8:]), *rest])
-    if kind == "JPEG":
-        at = image.index(b"\xff\xc0")
-        image[at + 5 : at + 9] = struct.pack(">HH", height, width)
-        return bytes(image)
-    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + size
-    body = b"WEBP" + extended + bytes(image[12:])
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_s06_a_header_that_lies_about_the_size_allocates_nothing(embed: Embed, kind: str) -> None:
     status, code = embed(lying(kind, 65_500, 65_500), KINDS[kind])
     assert (status, code) in ((422, "too_many_pixels"), (422, "image_corrupt"))
     assert embed(lying(kind, 7_000, 7_000), KINDS[kind])[0] == 422  # within the limits, but there are no such pixels
-
-
-def with_scans(scans: int) -> bytes:
-    image = encoded(LARGE, "JPEG", progressive=True)
-    start = image.index(b"\xff\xda")
-    (length,) = struct.unpack(">H", image[start + 2 : start + 4])
-    scan = image[start : start + 2 + length]  # its header alone
-    return image[:start] + scan * (scans - image.count(b"\xff\xda")) + image[start:]
 
 
 def test_s07_a_bomb_of_scans_is_refused_by_counting_them(embed: Embed) -> None:
@@ -178,53 +147,10 @@ def test_s07_a_bomb_of_scans_is_refused_by_counting_them(embed: Embed) -> None:
     assert embed(with_scans(100), "image/jpeg")[1] != "too_many_scans"
 
 
-def with_text_bomb(kind: bytes) -> bytes:
-    packed = zlib.compress(bytes(50_000_000), 9)
-    head = b"Comment\x00\x00" if kind == b"zTXt" else b"Comment\x00\x01\x00\x00\x00"
-    first, *rest = png_chunks(encoded(LARGE))
-    return png([first, *[(kind, head + packed)] * 20, *rest])
-
-
-def with_app_segments(count: int) -> bytes:
-    image = encoded(LARGE, "JPEG")
-    segment = b"\xff\xe1" + struct.pack(">H", 65_535) + b"Exif\x00\x00" + bytes(65_535 - 8)
-    return image[:2] + segment * count + image[2:]
-
-
-def with_empty_segments(count: int) -> bytes:
-    image = encoded(LARGE, "JPEG")
-    return image[:2] + b"\xff\xef\x00\x02" * count + image[2:]
-
-
-METADATA = {
-    "zTXt bombs": (lambda: with_text_bomb(b"zTXt"), (422, "image_corrupt")),
-    "iTXt bombs": (lambda: with_text_bomb(b"iTXt"), (422, "image_corrupt")),
-    "100,000 chunks": (
-        lambda: png(
-            [*png_chunks(encoded(LARGE))[:1], *[(b"tEXt", b"a\x00b")] * 100_000, *png_chunks(encoded(LARGE))[1:]]
-        ),
-        (422, "too_many_chunks"),
-    ),
-    "APP segments": (lambda: with_app_segments(100), (200, "")),
-    "5 million segments": (lambda: with_empty_segments(4_900_000), (422, "too_many_chunks")),
-    "profile": (lambda: encoded(LARGE, "JPEG", icc_profile=bytes(5_000_000)), (200, "")),
-    "XMP": (lambda: encoded(LARGE, "WEBP", xmp=b"<x>" * 1_000_000), (200, "")),
-}
-
-
 @pytest.mark.parametrize("case", METADATA)
 def test_s08_metadata_of_any_size_costs_no_more_than_its_image_may(embed: Embed, case: str) -> None:
     make, answer = METADATA[case]
     assert embed(make(), within_s=10) == answer
-
-
-def animated(kind: str, frames: int) -> bytes:
-    file = io.BytesIO()
-    rest = [Image.new("RGB", LARGE.size, (index % 256, 0, 0)) for index in range(frames - 1)]
-    LARGE.save(
-        file, kind, save_all=True, append_images=rest, duration=10, **({"lossless": True} if kind == "WEBP" else {})
-    )
-    return file.getvalue()
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("WEBP", 60), ("PNG", 60)])
@@ -235,6 +161,14 @@ def test_s09_of_an_animation_the_first_frame_is_embedded(
     assert embed(image, KINDS[kind]) == (200, "")
     still = encoded(LARGE, kind, **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_allclose(vector(service, image), vector(service, still), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG"])
+def test_s09_of_ten_thousand_frames_the_first_is_embedded_as_soon(embed: Embed, service: TestClient, kind: str) -> None:
+    image = endless(kind, 10_000)
+    assert Image.open(io.BytesIO(image)).n_frames == 10_000
+    assert embed(image, KINDS[kind]) == (200, "")
+    np.testing.assert_allclose(vector(service, image), vector(service, encoded(LARGE)), atol=1e-6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -281,6 +215,15 @@ def test_s11_cmyk_is_embedded_as_pillow_shows_it(embed: Embed) -> None:
     assert embed(encoded(LARGE.convert("YCbCr"), "JPEG"), "image/jpeg") == (200, "")
 
 
+@pytest.mark.parametrize("mode", COLOURS)
+def test_s11_a_colour_has_the_vector_of_the_rgb_that_the_rules_make_of_it(service: TestClient, mode: str) -> None:
+    make, rgb = COLOURS[mode]
+    shown = vector(service, encoded(Image.new("RGB", SIZE, rgb)))
+    np.testing.assert_allclose(vector(service, make()), shown, atol=1e-5)
+    other = vector(service, encoded(Image.new("RGB", SIZE, tuple(255 - value for value in rgb))))
+    assert np.abs(other - shown).max() > 0.01  # the network sees colours at all
+
+
 @pytest.mark.parametrize(
     ("width", "height", "status"),
     [(1, 1, 200), (2, 2, 200), (1, 100, 200), (100, 1, 200), (1, 101, 422), (20_000, 1, 422), (1, 20_000, 422)],
@@ -304,3 +247,90 @@ def test_s12_an_image_of_one_colour_has_a_vector(embed: Embed, colour: str) -> N
 def test_s13_what_follows_an_image_does_not_matter(service: TestClient, kind: str, tail: bytes) -> None:
     image = encoded(LARGE, kind)
     np.testing.assert_array_equal(vector(service, image + tail), vector(service, image))
+
+
+def items(service: TestClient, images: list[bytes]) -> list[dict[str, Any]]:
+    answer = service.post("/v1/embed", files=[("files", ("image", image, "image/png")) for image in images])
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["data"]
+    return found
+
+
+def test_s14_the_others_of_a_batch_are_embedded_when_one_kills_its_decoder(service: TestClient) -> None:
+    images = [encoded(picture(seed=seed)) for seed in range(8)]
+    alone = [vector(service, image) for image in images]
+    restarts = decoder_of(service).restarts
+    with ThreadPoolExecutor(1) as pool:
+        os.kill(decoder_pid(service), signal.SIGSTOP)
+        asked = pool.submit(items, service, images)
+        time.sleep(0.3)  # it is sent the first image, and holds it
+        os.kill(decoder_pid(service), signal.SIGKILL)
+        first, *others = asked.result(20)
+    assert (first["error"]["status"], first["error"]["code"]) == (422, "decoder_crashed")
+    for item, expected in zip(others, alone[1:], strict=True):
+        np.testing.assert_allclose(item["embedding"], expected, atol=1e-6)
+    assert decoder_of(service).restarts == restarts + 1
+
+
+def test_s14_where_no_decoder_can_be_started_images_are_503_until_one_can(
+    service: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    before = vector(service, encoded(LARGE))
+    os.kill(decoder_pid(service), signal.SIGKILL)
+    os.waitid(os.P_PID, decoder_pid(service), os.WEXITED | os.WNOWAIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refused)
+        answer = service.post("/v1/embed", content=encoded(LARGE), headers={"content-type": "image/png"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "decoder_unavailable")
+        assert answer.headers["retry-after"] == "1"
+        errors = [item["error"] for item in items(service, [encoded(LARGE)] * 3)]
+        assert [(error["status"], error["retry_after_s"]) for error in errors] == [(503, 1)] * 3
+    np.testing.assert_array_equal(vector(service, encoded(LARGE)), before)
+
+
+def corpus() -> list[tuple[bytes, str]]:
+    """Return one or more of every kind on this page, with what it says it is."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    made = [(b"", "PNG"), *((body, "JPEG") for body in NO_IMAGES.values())]
+    for kind in KINDS:
+        whole = encoded(LARGE, kind)
+        made += [(whole[: len(whole) * sixteenth // 16], kind) for sixteenth in range(1, 16)]
+        made += [(lying(kind, 65_500, 65_500), kind), (lying(kind, 7_000, 7_000), kind), (whole + bytes(500), kind)]
+    made += [(make(13_000, 13_000), "PNG") for make in (png_of, palette_of, interlaced_of)]
+    made += [(with_scans(scans), "JPEG") for scans in (100, 101, 406, 320_000)]
+    made += [(make(), "PNG") for make, _ in (*METADATA.values(), *COLOURS.values())]
+    made += [(encoded(LARGE, "JPEG", exif=exif), "JPEG") for exif in (turned, b"Exif\x00\x00" + b"\xff" * 5000)]
+    made += [(endless(kind, 10_000), kind) for kind in ("WEBP", "PNG")]
+    made += [(encoded(Image.new("RGB", size)), "PNG") for size in ((1, 1), (2, 2), (20_000, 1), (1, 20_000))]
+    return made
+
+
+def test_s01_s02_s03_s04_s05_s06_s07_s08_s09_s10_s11_s12_s13_nothing_is_left_of_any_of_them(
+    service: TestClient,
+) -> None:
+    images = corpus()
+    before = vector(service, encoded(LARGE))
+    process, decoder = os.getpid(), decoder_pid(service)
+    held, opened = memory_bytes(process, "VmRSS"), descriptors()
+    statuses = {sent(service, image, kind) for image, kind in images}
+    assert statuses == {200, 400, 415, 422}
+    once = [memory_bytes(process, "VmRSS"), memory_bytes(decoder, "VmRSS")]
+    assert once[0] < 1.05 * held
+    assert (
+        once[1] < DECODER_BYTES
+    )  # what the service's ceiling counts for a decoder between images, its buffers included
+    assert {sent(service, image, kind) for image, kind in images} == statuses
+    assert memory_bytes(process, "VmRSS") < 1.05 * once[0]
+    assert memory_bytes(decoder, "VmRSS") < 1.05 * once[1]
+    assert list(Path(tempfile.gettempdir()).iterdir()) == []
+    assert descriptors() == opened
+    assert decoder_pid(service) == decoder
+    np.testing.assert_array_equal(vector(service, encoded(LARGE)), before)
+
+
+def sent(service: TestClient, image: bytes, kind: str) -> int:
+    return service.post("/v1/embed", content=image, headers={"content-type": KINDS[kind]}).status_code
