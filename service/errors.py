@@ -45,8 +45,6 @@
     │   ├── DeadlinePassed         deadline_passed
     │   ├── EmbedderRestarted      embedder_restarted
     │   ├── CallerLeft             caller_left         nobody waits for the answer any more
-
-
     │   ├── DecoderUnavailable     decoder_unavailable
     │   └── Stopping               stopping
     ├── Inference              the network, not the image
