@@ -303,13 +303,14 @@ class Embedder:
         begun = time.monotonic()
         if ticket.deadline < begun:
             raise DeadlinePassed("the image waited longer than its request may take; send it again later.")
-        decoded = self._decoders.decode(
-            ticket.image, square=ticket.computed or not ticket.thumbnail, thumbnail=ticket.thumbnail
-        )
-        decoded_at = time.monotonic()
-        self._decode_pace.passed(1, begun, decoded_at)
+        try:
+            decoded = self._decoders.decode(
+                ticket.image, square=ticket.computed or not ticket.thumbnail, thumbnail=ticket.thumbnail
+            )
+        finally:
+            self._decode_pace.passed(1, begun, time.monotonic())
         if not ticket.computed:
-            self._end(ticket, _Done(decoded, None, decoded_at - begun, begun - ticket.since))
+            self._end(ticket, _Done(decoded, None, time.monotonic() - begun, begun - ticket.since))
             return
         assert decoded.square is not None
         pixels = self._preprocess.normalised(decoded.square)
