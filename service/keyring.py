@@ -10,11 +10,10 @@ import structlog
 
 from backbone.errors import StorageFailed
 from service.errors import KeysInvalid, SettingsInvalid
-from service.keys import KEYS_NAME, Key, digest_of, read_keys
+from service.keys import ANONYMOUS_NAME, CONFIGURED, KEYS_NAME, Key, digest_of, read_keys
 from service.settings import Settings
 
-CONFIGURED: Final = "configured"  # the name of the key of the settings, in the log
-ANONYMOUS: Final = Key("anonymous", "write", "", 0.0)  # who asks where no key is needed
+ANONYMOUS: Final = Key(ANONYMOUS_NAME, "write", "", 0.0)  # who asks where no key is needed
 
 log = structlog.get_logger("service")
 

@@ -26,6 +26,8 @@ Scope = Literal["read", "write"]
 
 KEYS_NAME: Final = "keys.json"
 MAX_NAME_CHARS: Final = 64  # it stands in every line of the log
+CONFIGURED: Final = "configured"  # the name of the key of the settings, in the log
+ANONYMOUS_NAME: Final = "anonymous"  # of who asks where no key is needed
 _LOCK_NAME: Final = ".keys.lock"  # not that of the directory, which the service holds
 _PREFIX: Final = "dinodex_"  # so that people, and scanners of repositories, know what they found
 _FORMAT: Final = 1
@@ -56,12 +58,14 @@ def add_key(data: Path, name: str, scope: Scope, expires_days: float | None = No
     """Make a key for `data`, durably; return what is kept of it, and the key itself, which nobody can show again.
 
     Raises:
-        InvalidName: not 1 to 64 printable characters.
+        InvalidName: not 1 to 64 printable characters, or a name of the service's own.
         KeyConflict: the name is taken.
         KeysInvalid, StorageFailed: the file cannot be read or written.
     """
     if not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable() or name != name.strip():
         raise InvalidName(f"a key's name is 1 to {MAX_NAME_CHARS} printable characters; choose another.")
+    if name in (CONFIGURED, ANONYMOUS_NAME):  # they would share their rate, and nobody could tell them apart in the log
+        raise InvalidName(f"the name {name!r} is what the service calls a caller of its own; choose another.")
     with _changing(data, making=True) as keys:
         if name in keys:
             raise KeyConflict(f"there is a key named {name!r}; choose another name, or revoke it first.")

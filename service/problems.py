@@ -1,8 +1,8 @@
 """Errors as answers: the one place that maps both error trees to status codes, and the one shape they have (RFC 9457).
 
 400 cannot be read · 401 no key · 403 a key of too little scope · 404 unknown · 405 · 408 a body that is too slow · 409 does not go with
-what is there · 413 too much · 415 not an accepted type · 422 refused for what it says · 429 this key asks too often · 500 ours, never
-caused by input · 503 not now · 504 too late · 507 disk full. Items of a batch carry the same object.
+what is there · 413 too much · 415 not an accepted type · 422 refused for what it says · 429 this key asks too often · 431 headers too
+large · 500 ours, never caused by input · 503 not now · 504 too late · 507 disk full. Items of a batch carry the same object.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ RETRY_AFTER_S: dict[type[Exception], int] = {
     errors.DecoderUnavailable: 1,  # connections that end give descriptors back
     errors.Stopping: 5,  # what another instance, or this one again, needs to be ready
     errors.StorageFailed: 30,  # a person has to look
+    backbone_errors.StorageFailed: 30,
 }
 _OPENAI_ROUTES = ("/v1/embeddings", "/v1/models")  # whose errors have OpenAI's shape
 _HTTP_CODES = {
@@ -63,6 +64,7 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     408: "body_too_slow",
     413: "body_too_large",
+    431: "headers_too_large",
     503: errors.Saturated.code,
 }
 _HTTP_DETAILS = {
@@ -70,6 +72,7 @@ _HTTP_DETAILS = {
     405: "the route does not have this method; /openapi.json lists them.",
     408: "the request body did not come in time; send less at once, or over a faster connection.",
     413: "the request is larger than this service takes; send less at once, or ask for less.",
+    431: "the request's line and headers are larger than 64 KiB; send what is long in its body.",
     503: "running requests hold as much memory as they may; come back in a second.",
 }
 
@@ -86,8 +89,10 @@ def item_problem(error: Exception) -> dict[str, Any]:
     status = status_of(error)
     if status == 500 and not isinstance(error, errors.Inference):
         code, detail = "internal_error", _INTERNAL  # a bug, or an error that belongs to starting: nothing of it is told
+    elif isinstance(error, backbone_errors.StorageFailed):
+        code, detail = errors.StorageFailed.code, _STORAGE_FAILED  # its own words are for the shell, and name the file
     else:
-        code, detail = getattr(error, "code", "storage_failed"), str(error)
+        code, detail = getattr(error, "code", "internal_error"), str(error)
     problem = _problem(status, code, detail)
     usual = next((RETRY_AFTER_S[cls] for cls in type(error).__mro__ if cls in RETRY_AFTER_S), None)
     retry = getattr(error, "retry_after_s", usual)
@@ -129,8 +134,9 @@ def log_failure(request: Request, error: BaseException) -> None:
     cause = error.__cause__ or error
     frames = traceback.walk_tb(cause.__traceback__)
     where = [f"{frame.f_globals.get('__name__', '?')}:{line}" for frame, line in frames]
+    detail = cause.strerror if isinstance(cause, OSError) else str(cause)  # its text names the file
     log.error(
-        "failed", request_id=_request_id(request), error=type(cause).__name__, detail=str(cause)[:500], where=where
+        "failed", request_id=_request_id(request), error=type(cause).__name__, detail=(detail or "")[:500], where=where
     )
 
 
@@ -239,4 +245,5 @@ class TooLargeAsProblem:
         await self._app(scope, receive, send_shaped)
 
 
+_STORAGE_FAILED = "the disk refused to read or write; send this again once its space and permissions are seen to."
 _INTERNAL = "the service failed on this request; its log names the reason under the same request id."

@@ -7,15 +7,19 @@ that do not end, the rest of a body after its answer, an answer that is not read
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, Final
+from http import HTTPStatus
+from typing import Any, ClassVar, Final, cast
 
 import h11
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.metrics import Metrics
 from service.settings import Settings
 from service.strict_http import StrictConnection
+from service.unreadable import refuse_body, refuse_connection
 
 _MAX_HEADER_BYTES: Final = 64 * 1024  # of a request without its body: filters and payloads may stand in its URL
 _GRACE_S: Final = 1.0  # after a body's deadline, for its 408 to go out before the connection is cut
@@ -52,11 +56,13 @@ class BodyInTime:
 
 
 class PunctualProtocol(H11Protocol):
-    """HTTP/1.1 whose connections are cut at their deadlines; `protocol_of` gives it the settings."""
+    """HTTP/1.1 whose connections are cut at their deadlines; `protocol_of` gives it the settings and what counts."""
 
     header_timeout_s: ClassVar[float]
     body_timeout_s: ClassVar[float]
     write_timeout_s: ClassVar[float]
+    metrics: ClassVar[Metrics]
+    conn: StrictConnection
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(*arguments, **options)
@@ -68,10 +74,26 @@ class PunctualProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, and close; where the answer has begun, the connection ends without another one."""
+        status, running = self.conn.refusal_status, self.cycle is not None and not self.cycle.response_complete
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            super().send_400_response(msg)
-        else:
-            self.transport.close()
+            self._send(
+                refuse_body(cast(Scope, self.scope), status) if running else refuse_connection(status, self.metrics)
+            )
+        if running:
+            self.cycle.disconnected = True  # the application has nobody to answer any more
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    def _send(self, answer: Response) -> None:
+        """Send a whole answer, past the application."""
+        reason = HTTPStatus(answer.status_code).phrase.encode()
+        headers = [*self.server_state.default_headers, *answer.raw_headers]
+        for event in (
+            h11.Response(status_code=answer.status_code, headers=headers, reason=reason),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for headers."""
@@ -127,7 +149,7 @@ class PunctualProtocol(H11Protocol):
             self.transport.abort()
 
 
-def protocol_of(settings: Settings) -> type[PunctualProtocol]:
-    """Return the protocol with the deadlines of the settings."""
+def protocol_of(settings: Settings, metrics: Metrics) -> type[PunctualProtocol]:
+    """Return the protocol with the deadlines of the settings, which counts what it refuses."""
     deadlines = {name: getattr(settings, name) for name in ("header_timeout_s", "body_timeout_s", "write_timeout_s")}
-    return type("Protocol", (PunctualProtocol,), deadlines)
+    return type("Protocol", (PunctualProtocol,), {**deadlines, "metrics": metrics})

@@ -58,7 +58,7 @@ def make_server(app: Application, settings: Settings) -> DrainingServer:
     """Return the web server that runs `app`."""
     config = uvicorn.Config(
         app,
-        http=protocol_of(settings),
+        http=protocol_of(settings, app.metrics),
         ws="none",  # no route speaks it
         lifespan="off",  # entered by `serve`, so that what goes wrong in it keeps its type
         log_config=None,

@@ -81,9 +81,8 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        state = scope.setdefault("state", {})
-        offered = Headers(scope=scope).get("x-request-id", "")
-        state["request_id"] = offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
+        name_request(scope)
+        state = scope["state"]
         state["timings"] = timings = Timings()
         status = 0
 
@@ -92,9 +91,7 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = state["request_id"]
-                for name, value in (_HEADERS | _DOCS_HEADERS if scope["path"] == DOCS_PATH else _HEADERS).items():
-                    headers.setdefault(name, value)
+                add_headers(scope, headers)
                 if state.get("fingerprint"):
                     headers["X-Model-Fingerprint"] = state["fingerprint"]
                 if stages := timings.header():
@@ -112,14 +109,28 @@ class RequestLog:
             elif status != 500:  # begun well and broken off; a 500 that was begun has been logged with its answer
                 log_failure(Request(scope), error)
         finally:
-            seconds = time.perf_counter() - begun
-            _log_request(scope, status, seconds)
-            route = getattr(scope.get("route"), "path", None)
-            self._metrics.request_ended(scope["method"], route, status, state.get("code"), seconds, timings.seconds)
+            record_request(scope, status, time.perf_counter() - begun, self._metrics)
 
 
-def _log_request(scope: Scope, status: int, seconds: float) -> None:
+def name_request(scope: Scope) -> None:
+    """Give a request its id, once: the one that it offers, where it may."""
+    offered = Headers(scope=scope).get("x-request-id", "")
+    name = offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
+    scope.setdefault("state", {}).setdefault("request_id", name)
+
+
+def add_headers(scope: Scope, headers: MutableHeaders) -> None:
+    """Add what every answer carries."""
+    headers["X-Request-Id"] = scope["state"]["request_id"]
+    for name, value in (_HEADERS | _DOCS_HEADERS if scope["path"] == DOCS_PATH else _HEADERS).items():
+        headers.setdefault(name, value)
+
+
+def record_request(scope: Scope, status: int, seconds: float, metrics: Metrics) -> None:
+    """Log and count a request that has ended."""
     state = scope["state"]
+    route = getattr(scope.get("route"), "path", None)
+    metrics.request_ended(scope["method"], route, status, state.get("code"), seconds, state["timings"].seconds)
     log.info(
         "request",
         request_id=state["request_id"],
@@ -171,3 +182,9 @@ def configure_logging(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out the web server's line about what is no HTTP: `unreadable` writes one that says which."""
+    return record.msg != "Invalid HTTP request received."

@@ -16,12 +16,14 @@ from service.routes.state import ModelDep, get_service
 router = APIRouter(tags=["health"], route_class=ScopedRoute)
 
 
+@router.head("/livez", include_in_schema=False)  # some load balancers ask so
 @router.get("/livez", response_model_exclude_none=True, openapi_extra={"security": []})
 async def livez() -> StatusAnswer:
     """Say that the process answers."""
     return StatusAnswer(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)  # some load balancers ask so
 @router.get("/readyz", responses={503: {"model": StatusAnswer}}, openapi_extra={"security": []})
 async def readyz(request: Request, response: Response) -> StatusAnswer:
     """Say whether requests sent now would be answered: self-test passed, store open, queue with room, not about to stop."""

@@ -156,7 +156,7 @@ async def get_thumbnail(request: Request, collection: CollectionDep, id: PointId
     if collection.keep == "image":  # a stranger's bytes are never sent back as they came
         embedder = get_service(request).models.default.embedder
         picture = (await unless_left(request, embedder.decode_async(picture, thumbnail=True))).thumbnail
-    return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, no-cache"})
+    return Response(picture, media_type="image/jpeg")
 
 
 def _answer(point: Point) -> PointAnswer:

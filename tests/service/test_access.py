@@ -163,6 +163,24 @@ def test_s39_no_answer_of_any_kind_lets_a_browser_keep_frame_or_run_it(locked: T
     assert "cdn.jsdelivr.net" in locked.get("/docs", headers=key).headers["content-security-policy"]
 
 
+@pytest.mark.parametrize("keep", ["thumbnail", "image"])
+def test_s39_a_picture_of_a_collection_is_kept_by_no_browser(
+    client: TestClient, png: Callable[..., bytes], keep: str
+) -> None:
+    client.put("/v1/collections/c", json={"keep": keep})
+    client.put("/v1/collections/c/points/p", content=png(), headers={"content-type": "image/png"})
+    answer = client.get("/v1/collections/c/points/p/thumbnail")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_the_probes_answer_head_without_a_key(locked: TestClient) -> None:
+    for path in OPEN_PATHS:
+        answer = locked.head(path)
+        assert answer.status_code == 200
+    assert locked.head("/v1/model").status_code == 401
+
+
 def test_s41_a_key_that_asks_too_often_waits_and_another_does_not(
     make_client: Callable[..., TestClient], tmp_path: Path
 ) -> None:

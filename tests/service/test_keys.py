@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.errors import InvalidName, KeyConflict, KeyMissing, KeysInvalid, SettingsInvalid
-from service.keys import KEYS_NAME, add_key, read_keys, revoke_key
+from service.keyring import ANONYMOUS
+from service.keys import CONFIGURED, KEYS_NAME, add_key, read_keys, revoke_key
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -39,6 +40,13 @@ def test_a_name_that_cannot_stand_in_a_log_is_refused(tmp_path: Path, name: str)
     with pytest.raises(InvalidName):
         add_key(tmp_path, name, "read")
     assert add_key(tmp_path, "x" * 64, "read")[0].name == "x" * 64
+
+
+@pytest.mark.parametrize("name", [CONFIGURED, ANONYMOUS.name])
+def test_a_name_of_the_service_s_own_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidName, match=name):
+        add_key(tmp_path, name, "read")
+    assert read_keys(tmp_path) == []
 
 
 def test_a_name_is_used_once_and_is_free_when_it_is_revoked(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,6 +88,33 @@ def test_a_surprise_says_nothing_of_the_inside_and_is_logged_without_paths() -> 
     assert line["request_id"] == "r1"
     assert line["where"][0].startswith("test_problems:") or "test_problems:" in line["where"][0]
     assert not any("/" in place for place in line["where"])
+
+
+def test_s39_a_file_that_cannot_be_read_is_no_path_in_an_answer_or_the_log(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(self: object) -> None:
+        (tmp_path / "secret-name").read_bytes()
+
+    monkeypatch.setattr("service.library.Library.collections", missing)
+    with capture_logs() as logs:
+        answer = client.get("/v1/collections")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    told = answer.text + json.dumps(logs)
+    assert "secret-name" not in told
+    assert str(tmp_path) not in told
+    [failed] = [line for line in logs if line["event"] == "failed"]
+    assert (failed["error"], failed["detail"]) == ("FileNotFoundError", "No such file or directory")
+
+
+def test_s39_a_disk_that_refuses_is_503_without_the_words_that_are_for_the_shell() -> None:
+    error = backbone_errors.StorageFailed("cannot write /srv/secret/file: No space left; check the disk's space.")
+    answer = problem_response(Request({"type": "http"}), error)
+    ours = json.loads(problem_response(Request({"type": "http"}), errors.StorageFailed("x")).body)
+    problem = json.loads(answer.body)
+    assert (answer.status_code, problem["code"]) == (503, ours["code"])
+    assert "/srv" not in problem["detail"]
+    assert int(answer.headers["retry-after"]) == problem["retry_after_s"] == ours["retry_after_s"]
 
 
 def test_items_that_were_refused_are_listed_by_index() -> None:

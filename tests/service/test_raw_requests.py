@@ -188,6 +188,63 @@ def test_s35_what_is_no_request_is_refused_and_closed_once(served: Served, data:
     assert answered[1:] in ([], [b"HTTP/1.1 4"]), "the rest was taken for a request"
 
 
+SECURITY = {"cache-control", "content-security-policy", "referrer-policy", "x-content-type-options", "x-frame-options"}
+UNREADABLE = {
+    "no HTTP": (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, "malformed_request"),
+    "no host": (b"GET /livez HTTP/1.1\r\n\r\n", 400, "malformed_request"),
+    "a body that is none": (EMBED + CHUNKED + b"zz\r\n", 400, "malformed_request"),
+    "headers without end": (MODEL + b"X-A: " + b"a" * 2**17, 431, "headers_too_large"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_s35_what_the_web_server_refuses_is_answered_logged_and_counted_as_any_refusal(
+    served: Served, case: str
+) -> None:
+    data, expected, code = UNREADABLE[case]
+    counter = re.compile(rf'(?m)^dinodex_refusals_total{{code="{code}"}} (\S+)'.encode())
+    before = counter.search(served.get("/metrics"))
+    answer = served.send(data)
+    found = problem(answer)
+    assert found.keys() == {"type", "title", "status", "detail", "code", "request_id"}
+    assert (status(answer), found["status"], found["code"]) == (expected, expected, code)
+    head = answer.partition(b"\r\n\r\n")[0].decode().lower()
+    headers = dict(line.split(": ", 1) for line in head.splitlines()[1:])
+    assert headers.keys() >= SECURITY
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["connection"] == "close"
+    assert headers["x-request-id"] == found["request_id"]
+    after = counter.search(served.get("/metrics"))
+    assert after is not None
+    assert float(after[1]) == (0 if before is None else float(before[1])) + 1
+    [line] = [line for line in served.service.lines() if line.get("request_id") == found["request_id"]]
+    assert (line["event"], line["status"], line["code"]) == ("request", expected, code)
+    assert not [line for line in served.service.lines() if "Invalid HTTP" in line["event"]]
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_s35_headers_of_64_kib_are_taken_and_a_byte_more_is_431(served: Served, pieces: int) -> None:
+    for beyond, expected in ((0, 200), (1, 431)):
+        start = MODEL + b"Connection: close\r\nX-A: "
+        data = start + b"a" * (64 * 1024 + beyond - len(start) - 4) + b"\r\n\r\n"
+        with connected(served.service.port) as connection:
+            for number in range(pieces):
+                connection.sendall(data[len(data) * number // pieces : len(data) * (number + 1) // pieces])
+                time.sleep(0.05)
+            assert status(all_of(connection)) == expected
+
+
+def test_s35_a_request_whose_answer_was_not_waited_for_is_no_fault(served: Served) -> None:
+    """The route answers without its body, which is none, and there is nobody any more whom it could tell."""
+    answer = served.send(MODEL + CHUNKED + b"zz\r\n")
+    assert status(answer) == 400
+    request_id = problem(answer)["request_id"]
+    deadline = time.monotonic() + 10
+    while not (lines := [line for line in served.service.lines() if line.get("request_id") == request_id]):
+        assert time.monotonic() < deadline
+    assert [line["event"] for line in lines] == ["request"]
+
+
 @pytest.mark.parametrize("given", [b"a\x01b", b"a\r\n b: c", b"a\tb", b"\xff\xfe", b"a b", b"x" * 129, b'{"a":1}'])
 def test_s35_a_request_id_that_could_forge_a_log_line_is_replaced(served: Served, given: bytes) -> None:
     answer = served.send(MODEL + b"X-Request-Id: " + given + b"\r\n" + CLOSE)
