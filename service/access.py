@@ -8,15 +8,17 @@ what is marked `@reads`; all else needs `write` (`ScopedRoute`, the class of eve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from service.bodies import JsonRequest
 from service.errors import ScopeMissing, TooManyRequests, Unauthorized
 from service.keyring import Keyring
 from service.openapi import problems
@@ -73,6 +75,15 @@ class ScopedRoute(APIRoute):
         if self._writes and 401 in (options.get("responses") or {}):
             options["responses"] = {**options["responses"], **problems(403)}
         super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request, whose JSON is read as `JsonRequest` reads it."""
+        answer = super().get_route_handler()
+
+        async def answer_json(request: Request) -> Response:
+            return await answer(JsonRequest(request.scope, request.receive))
+
+        return answer_json
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request. Raises ScopeMissing."""

@@ -64,14 +64,23 @@ def other_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_artifact(tmp_path_factory.mktemp("artifact") / "other", seed=1, onnx=False)
 
 
-def make_artifact(path: Path, seed: int, onnx: bool) -> Artifact:
-    """Write a tiny artifact with random weights."""
+@pytest.fixture(scope="session")
+def wide_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Write a network of one block that gives as many numbers as a ViT-S: 256 patches of 384."""
+    return make_artifact(
+        tmp_path_factory.mktemp("artifact") / "wide", seed=0, onnx=False, patch_size=2, dim=384, depth=1
+    )
+
+
+def make_artifact(path: Path, seed: int, onnx: bool, **other: object) -> Artifact:
+    """Write a tiny artifact with random weights; `other` parameters of the network make it less so."""
     import torch
 
     from backbone import Architecture, Preprocess, build
     from backbone.artifact_writer import write_artifact
 
     params = {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 2, "pos_embed_resize": "exact"}
+    params |= other
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build(Architecture("vit", params))

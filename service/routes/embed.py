@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from backbone.errors import ImageRefused
 from service.access import ScopedRoute, reads
@@ -29,12 +30,14 @@ from service.embedder import Embedded
 from service.errors import ItemsRefused, MalformedRequest
 from service.models import LoadedModel
 from service.openapi import body, files, problems
+from service.parts import PartsResponse, json_list, json_numbers
 from service.problems import item_problem, log_failure
 from service.request_memory import hold
 from service.routes.leaving import unless_left
 from service.routes.state import ModelDep, count_stages, get_service
 from service.schemas import EmbedBody
 from service.settings import Settings
+from service.turns import Turns
 
 router = APIRouter(prefix="/v1", tags=["embed"], route_class=ScopedRoute)
 
@@ -72,11 +75,14 @@ async def embed(
     fingerprint = model.fingerprint if output is None else model.artifact.fingerprint_for(output)
     request.scope["state"]["fingerprint"] = fingerprint
     if dtype is not None:
-        return Response(to_npy(_matrix(answers, dtype)), media_type=NPY_TYPE)
+        # numpy's work and the file's are copies, for which the lock is let go or held for a moment
+        matrix = await run_in_threadpool(lambda: to_npy(_matrix(answers, dtype)))
+        return Response(matrix, media_type=NPY_TYPE)
     hold(request, _NUMBER_BYTES * sum(answer.vector.size for answer in answers if isinstance(answer, Embedded)))
-    data = [_item(request, index, answer) for index, answer in enumerate(answers)]
-    whole = {"data": data, "model": model.name, "fingerprint": fingerprint}
-    return Response(orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+    turns = Turns()
+    data = json_list([await _item(request, index, answer, turns) for index, answer in enumerate(answers)])
+    rest = orjson.dumps({"model": model.name, "fingerprint": fingerprint})
+    return PartsResponse([b'{"data":', *data, b",", rest[1:]], media_type="application/json")
 
 
 async def embed_each(
@@ -93,12 +99,12 @@ async def embed_each(
     return joined
 
 
-def base64_images(texts: Sequence[str]) -> list[bytes | Exception]:
+async def base64_images(texts: Sequence[str]) -> list[bytes | Exception]:
     """Decode base64 text by text; one that is none becomes the error of that item."""
     images: list[bytes | Exception] = []
     for text in texts:
         try:
-            images.append(decode_base64(text))
+            images.append(await decode_base64(text))
         except (MalformedRequest, ImageRefused) as error:
             images.append(error)
     return images
@@ -107,9 +113,9 @@ def base64_images(texts: Sequence[str]) -> list[bytes | Exception]:
 async def _read_list(request: Request, settings: Settings) -> list[bytes | Exception]:
     most = settings.max_request_images
     if kind_of(request, MULTIPART, JSON) == JSON:
-        texts = (await read_json(request, EmbedBody)).images
+        texts = (await read_json(request, EmbedBody, most)).images
         check_count(texts, most, "images")
-        return base64_images(texts)
+        return await base64_images(texts)
     async with read_form(request, most, settings.max_body_bytes) as form:
         images: list[bytes | Exception] = [*await form_files(form, "files")]
     if not images:
@@ -117,13 +123,18 @@ async def _read_list(request: Request, settings: Settings) -> list[bytes | Excep
     return images
 
 
-def _item(request: Request, index: int, answer: Embedded | Exception) -> dict[str, Any]:
+async def _item(request: Request, index: int, answer: Embedded | Exception, turns: Turns) -> list[bytes]:
+    """Return an answer as JSON, in parts."""
     if isinstance(answer, Embedded):
-        return {"index": index, "embedding": np.ascontiguousarray(answer.vector)}
-    problem = item_problem(answer)
+        return [b'{"index":%d,"embedding":' % index, *await json_numbers(answer.vector, turns), b"}"]
+    return [orjson.dumps({"index": index, "error": _problem(request, answer)})]
+
+
+def _problem(request: Request, error: Exception) -> dict[str, Any]:
+    problem = item_problem(error)
     if problem["status"] == 500:
-        log_failure(request, answer)
-    return {"index": index, "error": problem}
+        log_failure(request, error)
+    return problem
 
 
 def _npy_dtype(accept: str) -> type[np.floating[Any]] | None:

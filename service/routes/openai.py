@@ -48,7 +48,7 @@ async def embeddings(request: Request) -> Response:
         raise DimensionMismatch(
             f"the model gives {model.artifact.manifest.dimension} dimensions and not {asked.dimensions}; leave `dimensions` out."
         )
-    answers = await embed_each(request, model, [decode_base64(strip_data_uri(text)) for text in texts])
+    answers = await embed_each(request, model, [await decode_base64(strip_data_uri(text)) for text in texts])
     return Response(_embeddings(model, answers, asked.encoding_format == "base64"), media_type="application/json")
 
 

@@ -87,7 +87,7 @@ async def put_point(
     image = await read_image(request)
     item = Incoming(
         id,
-        hash_image(image),
+        await run_in_threadpool(hash_image, image),
         image,
         label=UNSET if label is None else label,
         payload=UNSET if payload is None else parse_object("payload", payload),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import anyio.to_thread
 import numpy as np
@@ -38,6 +38,7 @@ from service.request_memory import bytes_of_values, hold
 from service.routes.state import CollectionDep, count_stages, get_service
 from service.schemas import PointIn, PutPointsBody
 from service.settings import Settings
+from service.turns import Turns
 
 router = APIRouter(prefix="/v1/collections/{c}", tags=["points"], route_class=ScopedRoute)
 
@@ -64,10 +65,10 @@ async def put_points(request: Request, collection: CollectionDep) -> PutAnswer:
     """
     settings = get_service(request).settings
     if kind_of(request, JSON, MULTIPART) == JSON:
-        wanted = await read_json(request, PutPointsBody)
+        wanted = await read_json(request, PutPointsBody, settings.max_request_points)
         _check_sizes(wanted.points, sum(point.image is not None for point in wanted.points), settings)
         check_fingerprint(collection, wanted.fingerprint)
-        items = list(_from_json(wanted.points))
+        items = [item async for item in _from_json(wanted.points)]
     else:
         wanted, items = await _from_form(request, collection, settings)
     readable = [item for item in items if isinstance(item, Incoming)]
@@ -113,8 +114,10 @@ def _check_sizes(points: Sequence[PointIn], images: int, settings: Settings) -> 
     check_count(range(images), settings.max_request_images, "images")
 
 
-def _from_json(points: Sequence[PointIn]) -> Iterator[Incoming | Placed]:
+async def _from_json(points: Sequence[PointIn]) -> AsyncIterator[Incoming | Placed]:
+    turns = Turns()
     for index, point in enumerate(points):
+        await turns.give()
         if (point.vector is None) == (point.image is None):
             raise Invalid(f"points.{index}: give either vector or image.")
         if point.vector is not None:
@@ -122,7 +125,7 @@ def _from_json(points: Sequence[PointIn]) -> Iterator[Incoming | Placed]:
             continue
         assert point.image is not None
         try:
-            yield _with_image(point, decode_base64(point.image))
+            yield _with_image(point, await decode_base64(point.image))
         except (MalformedRequest, ImageRefused) as error:
             yield Placed(point.id, error=error)
 
@@ -133,7 +136,7 @@ async def _from_form(
     async with read_form(request, settings.max_request_images + 1, settings.max_body_bytes) as form:
         text = await form_text(form, "points")
         hold(request, bytes_of_values(text))
-        wanted = parse_json(text, PutPointsBody)
+        wanted = await parse_json(text, PutPointsBody, settings.max_request_points)
         images, matrices = await form_files(form, "files"), await form_files(form, "vectors")
     _check_sizes(wanted.points, len(images), settings)
     check_fingerprint(collection, wanted.fingerprint)

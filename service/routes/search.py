@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 
 from service.access import ScopedRoute, reads
 from service.answers import (
@@ -21,11 +22,13 @@ from service.bodies import IMAGE, JSON, check_count, json_only, kind_of, parse_o
 from service.filters import parse_filter
 from service.library import Collection
 from service.openapi import body, problems
+from service.parts import PartsResponse, json_list
 from service.points import Classification, Hit
 from service.request_memory import hold
 from service.routes.state import CollectionDep, get_service, timings
 from service.routes.targets import Start, from_image, resolve
 from service.schemas import ClassifyBody, ClassifyParams, QueryBatchBody, QueryBody, QueryParams
+from service.turns import Turns
 
 router = APIRouter(prefix="/v1/collections/{c}", tags=["search"], route_class=ScopedRoute)
 
@@ -36,12 +39,13 @@ _ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
 
 @router.post(
     "/query",
+    response_model=QueryAnswer,
     response_model_exclude_unset=True,
     responses=_ERRORS,
     openapi_extra=body(json=QueryBody, image=True),
 )
 @reads
-async def query(request: Request, collection: CollectionDep, params: Annotated[QueryParams, Query()]) -> QueryAnswer:
+async def query(request: Request, collection: CollectionDep, params: Annotated[QueryParams, Query()]) -> Response:
     """Return the most similar points. A raw image body takes the options as query parameters, JSON carries them itself."""
     options: QueryBody | QueryParams
     if kind_of(request, JSON, IMAGE) == IMAGE:
@@ -52,37 +56,40 @@ async def query(request: Request, collection: CollectionDep, params: Annotated[Q
         [start] = await resolve(request, collection, [options])
         condition = options.filter
     [hits] = await _search(request, collection, [start], options, condition)
-    return QueryAnswer(result=[_hit(hit, options) for hit in hits])
+    return PartsResponse([b'{"result":', *await _written(hits, options), b"}"], "application/json")
 
 
 @router.post(
     "/query/batch",
+    response_model=QueryBatchAnswer,
     response_model_exclude_unset=True,
     dependencies=[Depends(json_only)],
     responses=_ERRORS,
+    openapi_extra=body(json=QueryBatchBody),
 )
 @reads
-async def query_batch(request: Request, collection: CollectionDep, body: QueryBatchBody) -> QueryBatchAnswer:
+async def query_batch(request: Request, collection: CollectionDep) -> Response:
     """Answer several searches; those that share their options are searched together."""
     settings = get_service(request).settings
-    check_count(body.queries, settings.max_request_points, "queries")
-    check_count([q for q in body.queries if q.image is not None], settings.max_request_images, "images")
+    asked = await read_json(request, QueryBatchBody, settings.max_request_points)
+    check_count(asked.queries, settings.max_request_points, "queries")
+    check_count([q for q in asked.queries if q.image is not None], settings.max_request_images, "images")
     of_a_vector = _NUMBER_BYTES * collection.dimension
-    hold(request, sum(each.limit * (_HIT_BYTES + each.with_vector * of_a_vector) for each in body.queries))
-    conditions = [None if each.filter is None else parse_filter(each.filter) for each in body.queries]
-    starts = await resolve(request, collection, body.queries)
+    hold(request, sum(each.limit * (_HIT_BYTES + each.with_vector * of_a_vector) for each in asked.queries))
+    conditions = [None if each.filter is None else parse_filter(each.filter) for each in asked.queries]
+    starts = await resolve(request, collection, asked.queries)
     groups: dict[str, list[int]] = {}
-    for index, (each, condition) in enumerate(zip(body.queries, conditions, strict=True)):
+    for index, (each, condition) in enumerate(zip(asked.queries, conditions, strict=True)):
         # as text: equal filters may differ, for 1 == True
         options = f"{each.model_dump_json(exclude={'vector', 'id', 'image', 'fingerprint', 'filter'})} {condition!r}"
         groups.setdefault(options, []).append(index)
-    results: list[list[HitAnswer]] = [[] for _ in body.queries]
+    results: list[list[bytes]] = [[] for _ in asked.queries]
     for indices in groups.values():
-        shared = body.queries[indices[0]]
+        shared = asked.queries[indices[0]]
         found = await _search(request, collection, [starts[i] for i in indices], shared, shared.filter)
         for index, hits in zip(indices, found, strict=True):
-            results[index] = [_hit(hit, shared) for hit in hits]
-    return QueryBatchAnswer(results=results)
+            results[index] = await _written(hits, shared)
+    return PartsResponse([b'{"results":', *json_list(results), b"}"], "application/json")
 
 
 @router.post("/classify", responses=_ERRORS, openapi_extra=body(json=ClassifyBody, image=True))
@@ -145,6 +152,15 @@ async def _search(
 
     with timings(request).measure("search"):
         return await run_in_threadpool(work)
+
+
+async def _written(hits: Sequence[Hit], options: QueryBody | QueryParams) -> list[bytes]:
+    """Return hits as the parts of a JSON list."""
+    turns, items = Turns(), []
+    for hit in hits:
+        items.append([_hit(hit, options).model_dump_json(exclude_unset=True).encode()])
+        await turns.give()
+    return json_list(items)
 
 
 def _hit(hit: Hit, options: QueryBody | QueryParams) -> HitAnswer:

@@ -46,7 +46,7 @@ async def resolve(request: Request, collection: Collection, targets: Sequence[Ta
     """
     for target in targets:
         check_fingerprint(collection, target.fingerprint)
-    images = [decode_base64(target.image) for target in targets if target.image is not None]
+    images = [await decode_base64(target.image) for target in targets if target.image is not None]
     answers = await _embed(request, collection, images) if images else []
     refused = [(index, answer) for index, answer in enumerate(answers) if isinstance(answer, Exception)]
     if refused:

@@ -69,11 +69,11 @@ def test_s21_parsing_takes_no_more_than_was_reckoned(case: str) -> None:
     model, text = TEXTS[case]
     body = text.encode()
     with suppress(RequestValidationError):
-        parse_json(b'{"id":"warm"}', model)
+        asyncio.run(parse_json(b'{"id":"warm"}', model))
     tracemalloc.start()
     try:
         with suppress(RequestValidationError):
-            parse_json(body, model)
+            asyncio.run(parse_json(body, model))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
