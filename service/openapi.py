@@ -1,34 +1,37 @@
-"""Documentation of what FastAPI cannot see: bodies of several content types, and the one shape of errors."""
+"""Documentation of what FastAPI cannot see: bodies of several content types, the one shape of errors, and examples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service import example_answers, examples
 from service.answers import OpenAiError, Problem
+from service.models import LoadedModel
 from service.problems import MEDIA_TYPE
 
 _REF = "#/components/schemas/{model}"
+_JSON_PARAMETERS = ("filter", "payload")
 _BINARY = {"type": "string", "format": "binary"}
 _IMAGES = ("image/jpeg", "image/png", "image/webp")
-_documented: set[type[BaseModel]] = {Problem}  # models named by `body`, whose schemas the document must carry
+_documented: set[type[BaseModel]] = {Problem}  # models named by `reference`, whose schemas the document must carry
 
 
 def body(
-    *, json: type[BaseModel] | None = None, image: bool = False, parts: dict[str, dict[str, Any]] | None = None
+    *, json: dict[str, Any] | None = None, image: bool = False, form: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return `openapi_extra` for a body that is JSON of a model, or a raw image, or multipart with the given parts."""
+    """Return `openapi_extra` for a body that is JSON of the schema given, or a raw image, or multipart as `form` has it."""
     content: dict[str, Any] = {}
     if json is not None:
-        _documented.add(json)
-        content["application/json"] = {"schema": reference(json)}
+        content["application/json"] = {"schema": json}
     if image:
         content |= {kind: {"schema": _BINARY} for kind in _IMAGES}
-    if parts is not None:
-        content["multipart/form-data"] = {"schema": {"type": "object", "properties": parts}}
+    if form is not None:
+        content["multipart/form-data"] = {"schema": {"type": "object", **form}}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -40,7 +43,7 @@ def reference(model: type[BaseModel]) -> dict[str, Any]:
 
 def files(description: str) -> dict[str, Any]:
     """Return the schema of a multipart part that is repeated for each file."""
-    return {"type": "array", "items": _BINARY, "description": description}
+    return {"type": "array", "items": _BINARY, "minItems": 1, "description": description}
 
 
 def file(description: str) -> dict[str, Any]:
@@ -75,8 +78,11 @@ def install(app: FastAPI) -> None:
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
             }
+            add_examples = _examples_for(app)
             for operation in (each for item in document["paths"].values() for each in item.values()):
                 _add_receipt(operation)
+                _describe_json_parameters(operation)
+                add_examples(operation)
             document["security"] = [{"bearer": []}, {"header": []}]
             app.openapi_schema = document
         return app.openapi_schema
@@ -90,6 +96,44 @@ def _add_receipt(operation: dict[str, Any]) -> None:
         shape = operation["responses"]["401"]["content"]
         for status in (400, 408, 413, 503):
             operation["responses"].setdefault(str(status), {"description": _WHEN[status], "content": shape})
+
+
+def _describe_json_parameters(operation: dict[str, Any]) -> None:
+    """Say that a parameter of the URL is the JSON of an object, which the framework takes for any text."""
+    for parameter in operation.get("parameters", []):
+        if parameter["name"] in _JSON_PARAMETERS:
+            del parameter["schema"]
+            parameter["content"] = {"application/json": {"schema": {"type": ["object", "null"]}}}
+
+
+def _examples_for(app: FastAPI) -> Callable[[dict[str, Any]], None]:
+    """Return what gives an operation its examples: for the default model, or for none in particular where none is open."""
+    service = getattr(app.state, "service", None)
+    model: LoadedModel | None = None if service is None else service.models.default
+    bodies = examples.bodies(4 if model is None else model.artifact.manifest.dimension)
+    parameters = examples.parameters("vit_tiny_patch16" if model is None else model.name)
+
+    def add(operation: dict[str, Any]) -> None:
+        for parameter in operation.get("parameters", []):
+            if parameter["name"] in parameters:
+                # where there is `content`, the example is one of that content
+                target = parameter.get("content", {}).get("application/json", parameter)
+                target["example"] = parameters[parameter["name"]]
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            if found := bodies.get(_model_of(content["schema"])):
+                content["examples"] = {name: {"value": value} for name, value in found.items()}
+        for status, response in operation["responses"].items():
+            for content in response.get("content", {}).values():
+                if status.startswith("2") and (found := example_answers.ANSWERS.get(_model_of(content["schema"]))):
+                    content.setdefault("example", found)
+
+    return add
+
+
+def _model_of(schema: dict[str, Any]) -> str:
+    """Return the name of the model that a schema refers to, alone or beside null; empty where it is none."""
+    references = [each["$ref"] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
+    return references[0].rpartition("/")[2] if references else ""
 
 
 _REF_PROBLEM = {"$ref": _REF.format(model="Problem")}

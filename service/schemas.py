@@ -45,7 +45,15 @@ FilterIn = Annotated[
 ]
 
 
+_DISTINCT: dict[str, Any] = {"uniqueItems": True}
+Ks = Annotated[list[Limit], Field(min_length=1, max_length=16, fail_fast=True, json_schema_extra=_DISTINCT)]
 Scalar = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool
+TwoValues = Annotated[list[Scalar], Field(min_length=2, max_length=2, fail_fast=True, json_schema_extra=_DISTINCT)]
+
+
+def exactly_one(*names: str) -> dict[str, Any]:
+    """Return what says in a schema that exactly one of these fields is given, and not as null."""
+    return {"oneOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]}
 
 
 class Request(BaseModel):
@@ -122,6 +130,8 @@ class PatchPointBody(Request):
 class DeleteBody(Request):
     """Which points to delete: by ids or by filter."""
 
+    model_config = ConfigDict(json_schema_extra=exactly_one("ids", "filter"))
+
     ids: Ids | None = None
     filter: FilterIn | None = None
 
@@ -149,6 +159,8 @@ class CountBody(Request):
 
 class Target(Request):
     """What a search starts from: exactly one of a vector, a stored point's id, or an image."""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one("vector", "id", "image"))
 
     vector: VectorIn | None = None
     id: str | None = None
@@ -195,7 +207,7 @@ class EvaluateBody(Request):
     """Which votes to try on the labelled points (those that the filter selects); `ks` are the numbers of neighbours."""
 
     # no two alike; from the nearest alone to what DINO tries at most on large sets, and one search finds all of them
-    ks: Annotated[list[Limit], Field(min_length=1, max_length=16, fail_fast=True)] = [1, 5, 10, 20, 50, 100, 200]
+    ks: Ks = [1, 5, 10, 20, 50, 100, 200]
     temperature: Temperature = 0.07
     weighting: WeightingIn = "softmax"
     balance: BalanceIn = "none"
@@ -246,12 +258,26 @@ class ClassifyParams(BaseModel):
     fingerprint: str | None = None
 
 
+_NULL = {"type": "null"}
+_OF_THE_METHOD: dict[str, Any] = {
+    "oneOf": [
+        {
+            "properties": {"method": {"const": "kmeans"}, "k": {"not": _NULL}, "min_size": _NULL},
+            "required": ["k"],
+        },
+        {"properties": {"method": {"const": "hdbscan"}, "k": _NULL}, "required": ["method"]},
+    ]
+}
+
+
 class ClusteringBody(Request):
     """How to cluster; the same seed gives the same clusters of the same points.
 
     `kmeans`: spherical k-means on the unit vectors into `k` clusters, or as many as a sweep recommends with "auto".
     `hdbscan`: dense regions of `min_size` points and more, however many there are, and noise between them.
     """
+
+    model_config = ConfigDict(json_schema_extra=_OF_THE_METHOD)
 
     method: Literal["kmeans", "hdbscan"] = "kmeans"
     k: Limit | Literal["auto"] | None = None
@@ -277,7 +303,7 @@ class DuplicatesBody(Request):
         0.95  # of DINO vectors: another crop or encoding of the same photograph
     )
     key: Annotated[str, Field(min_length=1, max_length=512)] = "label"
-    across: Annotated[list[Scalar], Field(min_length=2, max_length=2, fail_fast=True)] | None = None
+    across: TwoValues | None = None
     limit: Limit = 100
     exact: bool = False
 

@@ -27,7 +27,7 @@ from service.bodies import IMAGE, JSON, json_only, kind_of, read_image, read_jso
 from service.errors import CollectionEmpty
 from service.grouping import Recipe
 from service.jobs import Progress
-from service.openapi import body, problems
+from service.openapi import body, problems, reference
 from service.points import Cluster, ClusterHit, Clustering
 from service.routes.jobs import WaitS, start
 from service.routes.state import CollectionDep, timings
@@ -128,7 +128,7 @@ async def name_cluster(
 @router.post(
     "/{g}/query",
     responses=problems(400, 404, 409, 413, 415, 422, 503, 504),
-    openapi_extra=body(json=ClusterQueryBody, image=True),
+    openapi_extra=body(json=reference(ClusterQueryBody), image=True),
 )
 @reads
 async def query_clusters(

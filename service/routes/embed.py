@@ -29,7 +29,7 @@ from service.bodies import (
 from service.embedder import Embedded
 from service.errors import ItemsRefused, MalformedRequest
 from service.models import LoadedModel
-from service.openapi import body, files, problems
+from service.openapi import body, files, problems, reference
 from service.parts import PartsResponse, json_list, json_numbers
 from service.problems import item_problem, log_failure
 from service.request_memory import hold
@@ -53,7 +53,11 @@ _NUMBER_BYTES = 44  # of a number on its way into an answer: 20 as text, twice w
         200: {"content": {NPY_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
         **problems(400, 404, 413, 415, 422, 503, 504),
     },
-    openapi_extra=body(json=EmbedBody, image=True, parts={"files": files("the images")}),
+    openapi_extra=body(
+        json=reference(EmbedBody),
+        image=True,
+        form={"properties": {"files": files("the images")}, "required": ["files"]},
+    ),
 )
 @reads
 async def embed(

@@ -17,7 +17,12 @@ router = APIRouter(tags=["health"], route_class=ScopedRoute)
 
 
 @router.head("/livez", include_in_schema=False)  # some load balancers ask so
-@router.get("/livez", response_model_exclude_none=True, openapi_extra={"security": []})
+@router.get(
+    "/livez",
+    response_model_exclude_none=True,
+    responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}},
+    openapi_extra={"security": []},
+)
 async def livez() -> StatusAnswer:
     """Say that the process answers."""
     return StatusAnswer(status="ok")

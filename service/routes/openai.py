@@ -15,7 +15,7 @@ from service.bodies import check_count, decode_base64, json_only, path_text, rea
 from service.embedder import Embedded
 from service.errors import DimensionMismatch
 from service.models import LoadedModel
-from service.openapi import body, openai_errors
+from service.openapi import body, openai_errors, reference
 from service.routes.embed import embed_each
 from service.routes.state import get_service
 from service.schemas import EmbeddingsBody
@@ -30,7 +30,7 @@ _CREATED = 0  # models here have a fingerprint and no date; the field is OpenAI'
     response_model=EmbeddingsAnswer,
     dependencies=[Depends(json_only)],
     responses=openai_errors(400, 404, 413, 415, 422, 503, 504),
-    openapi_extra=body(json=EmbeddingsBody),
+    openapi_extra=body(json=reference(EmbeddingsBody)),
 )
 @reads
 async def embeddings(request: Request) -> Response:

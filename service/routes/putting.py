@@ -36,19 +36,27 @@ from service.points import UNSET, hash_image, hash_vector
 from service.problems import item_problem, log_failure
 from service.request_memory import bytes_of_values, hold
 from service.routes.state import CollectionDep, count_stages, get_service
-from service.schemas import PointIn, PutPointsBody
+from service.schemas import PointIn, PutPointsBody, exactly_one
 from service.settings import Settings
 from service.turns import Turns
 
 router = APIRouter(prefix="/v1/collections/{c}", tags=["points"], route_class=ScopedRoute)
 
-_PARTS = {
-    "points": {
-        **reference(PutPointsBody),
-        "description": "what PUT takes as JSON, each point without vector and image",
+_JSON = {**reference(PutPointsBody), "properties": {"points": {"items": exactly_one("vector", "image")}}}
+_BARE = {"properties": {"vector": {"type": "null"}, "image": {"type": "null"}}}
+_FORM = {
+    "properties": {
+        "points": {
+            **reference(PutPointsBody),
+            "properties": {"points": {"items": _BARE}},
+            "description": "what PUT takes as JSON, each point without vector and image",
+            "examples": [{"points": [{"id": "cat/1.png", "label": "cat"}], "replace": True}],
+        },
+        "files": files("one image for each point, in the same order"),
+        "vectors": file("instead of files: one npy matrix [points, dimension]"),
     },
-    "files": files("one image for each point, in the same order"),
-    "vectors": file("instead of files: one npy matrix [points, dimension]"),
+    "required": ["points"],
+    "oneOf": [{"required": ["files"]}, {"required": ["vectors"]}],
 }
 
 
@@ -56,7 +64,7 @@ _PARTS = {
     "/points",
     response_model_exclude_none=True,
     responses=problems(400, 404, 409, 413, 415, 422, 503, 504, 507),
-    openapi_extra=body(json=PutPointsBody, parts=_PARTS),
+    openapi_extra=body(json=_JSON, form=_FORM),
 )
 async def put_points(request: Request, collection: CollectionDep) -> PutAnswer:
     """Store many points durably. Images succeed one by one; an invalid vector refuses the whole request.

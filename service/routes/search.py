@@ -21,7 +21,7 @@ from service.answers import (
 from service.bodies import IMAGE, JSON, check_count, json_only, kind_of, parse_object, read_image, read_json
 from service.filters import parse_filter
 from service.library import Collection
-from service.openapi import body, problems
+from service.openapi import body, problems, reference
 from service.parts import PartsResponse, json_list
 from service.points import Classification, Hit
 from service.request_memory import hold
@@ -42,7 +42,7 @@ _ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
     response_model=QueryAnswer,
     response_model_exclude_unset=True,
     responses=_ERRORS,
-    openapi_extra=body(json=QueryBody, image=True),
+    openapi_extra=body(json=reference(QueryBody), image=True),
 )
 @reads
 async def query(request: Request, collection: CollectionDep, params: Annotated[QueryParams, Query()]) -> Response:
@@ -92,7 +92,7 @@ async def query_batch(request: Request, collection: CollectionDep) -> Response:
     return PartsResponse([b'{"results":', *json_list(results), b"}"], "application/json")
 
 
-@router.post("/classify", responses=_ERRORS, openapi_extra=body(json=ClassifyBody, image=True))
+@router.post("/classify", responses=_ERRORS, openapi_extra=body(json=reference(ClassifyBody), image=True))
 @reads
 async def classify(
     request: Request, collection: CollectionDep, params: Annotated[ClassifyParams, Query()]
