@@ -11,11 +11,12 @@ from pydantic.json_schema import models_json_schema
 
 from service import example_answers, examples
 from service.answers import OpenAiError, Problem
+from service.filter_schema import COMPONENTS, FILTER
 from service.models import LoadedModel
 from service.problems import MEDIA_TYPE
 
 _REF = "#/components/schemas/{model}"
-_JSON_PARAMETERS = ("filter", "payload")
+_JSON_PARAMETERS = {"filter": {"anyOf": [FILTER, {"type": "null"}]}, "payload": {"type": ["object", "null"]}}
 _BINARY = {"type": "string", "format": "binary"}
 _IMAGES = ("image/jpeg", "image/png", "image/webp")
 _documented: set[type[BaseModel]] = {Problem}  # models named by `reference`, whose schemas the document must carry
@@ -73,7 +74,7 @@ def install(app: FastAPI) -> None:
             document = generate()
             _, shared = models_json_schema([(model, "validation") for model in _documented], ref_template=_REF)
             components = document.setdefault("components", {})
-            components["schemas"] = {**shared["$defs"], **components.get("schemas", {})}
+            components["schemas"] = {**COMPONENTS, **shared["$defs"], **components.get("schemas", {})}
             components["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -103,7 +104,7 @@ def _describe_json_parameters(operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", []):
         if parameter["name"] in _JSON_PARAMETERS:
             del parameter["schema"]
-            parameter["content"] = {"application/json": {"schema": {"type": ["object", "null"]}}}
+            parameter["content"] = {"application/json": {"schema": _JSON_PARAMETERS[parameter["name"]]}}
 
 
 def _examples_for(app: FastAPI) -> Callable[[dict[str, Any]], None]:

@@ -27,7 +27,7 @@ Payload = dict[str, Any]  # a JSON object
 MAX_ID_CHARS = 512  # longer than any sane relative path, short enough for a URL
 MAX_LABEL_CHARS = 512  # the same, so that a file path can serve as a label
 MAX_SOURCE_CHARS = 4096  # Linux' PATH_MAX
-_COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")  # safe in a URL and in a file name as it stands
+COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")  # safe in a URL and in a file name as it stands
 
 
 class Unset(Enum):
@@ -225,7 +225,7 @@ def check_source(value: Source | None) -> Source | None:
 
 def check_collection_name(value: object) -> str:
     """Return a collection name: 1 to 128 letters, digits, `_`, `.`, `-`, a letter or digit first. Raises InvalidName."""
-    if not isinstance(value, str) or not _COLLECTION_NAME.fullmatch(value):
+    if not isinstance(value, str) or not COLLECTION_NAME.fullmatch(value):
         raise InvalidName("a collection name is 1 to 128 of A-Z a-z 0-9 _ . - and starts with a letter or digit.")
     return value
 

@@ -9,13 +9,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from backbone.vote import Weighting
-from service.points import Keep
+from service.filter_schema import FILTER
+from service.points import MAX_ID_CHARS, Keep
 from service.voting import Balance
 
-Limit = Annotated[int, Field(ge=1, le=1000)]  # a page, not an export
+
+def _whole(value: object) -> object:
+    """Return 5.0 as 5: JSON has one kind of number, and some languages write all of theirs with a point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+# What the library says of ids and labels, as far as a schema can.
+TEXT_RULE: dict[str, Any] = {
+    "minLength": 1,
+    "maxLength": MAX_ID_CHARS,
+    "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+}
+Limit = Annotated[int, Field(ge=1, le=1000), WHOLE]  # a page, not an export
 Temperature = Annotated[
     float, Field(gt=0, le=100, description="of the softmax weighting; the less, the more the nearest count")
 ]
@@ -33,16 +47,22 @@ BalanceIn = Annotated[
     ),
 ]
 Base64 = Annotated[str, Field(description="the bytes of one image in base64", json_schema_extra={"format": "byte"})]
-VectorIn = Annotated[list[float], Field(min_length=1, fail_fast=True)]
-Ids = Annotated[list[str], Field(min_length=1, fail_fast=True)]
-FilterIn = Annotated[
-    dict[str, Any],
+PointText = Annotated[str, Field(json_schema_extra=TEXT_RULE)]  # the library checks it
+_QUADS = "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)"  # base64 of at least one byte
+_ALONE: dict[str, Any] = {"format": "byte", "pattern": f"^{_QUADS}$"}
+# An image that its request stands or falls with; in a list of images, one that is none has its error in its place.
+OneImage = Annotated[Base64, Field(json_schema_extra=_ALONE)]
+ImageText = Annotated[
+    str,
     Field(
-        description="`must`, `should`, `must_not`: lists of conditions {key, match: {value | any}}, {key, range: {gt, gte, lt, lte}}, "
-        "{exists: key} and {ids: [...]}; `label` is a key",
-        examples=[{"must": [{"key": "label", "match": {"any": ["cat", "dog"]}}]}],
+        json_schema_extra={
+            "anyOf": [_ALONE, {"format": "uri", "pattern": f"^data:image/[^,]{{0,80}};base64,{_QUADS}$"}]
+        }
     ),
 ]
+VectorIn = Annotated[list[float], Field(min_length=1, fail_fast=True)]
+Ids = Annotated[list[str], Field(min_length=1, fail_fast=True)]
+FilterIn = Annotated[dict[str, Any], WithJsonSchema(FILTER)]
 
 
 _DISTINCT: dict[str, Any] = {"uniqueItems": True}
@@ -83,7 +103,7 @@ class EmbeddingsBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     input: Annotated[
-        str | Ids,
+        ImageText | Annotated[list[ImageText], Field(min_length=1, fail_fast=True)],
         Field(description="one image or several, each a data URI or base64"),
     ]
     model: Annotated[
@@ -92,7 +112,10 @@ class EmbeddingsBody(BaseModel):
     encoding_format: Annotated[
         Literal["float", "base64"], Field(description="base64: the vector's float32 numbers, little-endian")
     ] = "float"
-    dimensions: Annotated[int | None, Field(description="the model's own, where it is given")] = None
+    dimensions: Annotated[
+        Annotated[int, WHOLE] | None,
+        Field(description="the model's own, where it is given"),
+    ] = None
 
 
 class CollectionBody(Request):
@@ -105,10 +128,10 @@ class CollectionBody(Request):
 class PointIn(Request):
     """A point to put: with `vector` or with `image`; what is left out stays as it was."""
 
-    id: str
+    id: PointText
     vector: VectorIn | None = None
     image: Base64 | None = None
-    label: str | None = None
+    label: PointText | None = None
     payload: dict[str, Any] | None = None
 
 
@@ -123,7 +146,7 @@ class PutPointsBody(Request):
 class PatchPointBody(Request):
     """New values; what is left out stays, null removes."""
 
-    label: str | None = None
+    label: PointText | None = None
     payload: dict[str, Any] | None = None
 
 
@@ -163,8 +186,8 @@ class Target(Request):
     model_config = ConfigDict(json_schema_extra=exactly_one("vector", "id", "image"))
 
     vector: VectorIn | None = None
-    id: str | None = None
-    image: Base64 | None = None
+    id: PointText | None = None
+    image: OneImage | None = None
     fingerprint: str | None = None
 
     @model_validator(mode="after")
@@ -281,8 +304,8 @@ class ClusteringBody(Request):
 
     method: Literal["kmeans", "hdbscan"] = "kmeans"
     k: Limit | Literal["auto"] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    min_size: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = 0
+    min_size: Annotated[int, Field(ge=2, le=1_000_000), WHOLE] | None = None
 
     @model_validator(mode="after")
     def _of_the_method(self) -> Self:
@@ -291,6 +314,11 @@ class ClusteringBody(Request):
         if self.method == "kmeans" and self.min_size is not None:
             raise ValueError("min_size belongs to hdbscan")
         return self
+
+
+def _alike(one: Scalar, other: Scalar) -> bool:
+    """Say whether a filter takes two values for the same; 1 and true are not."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 class DuplicatesBody(Request):
@@ -309,7 +337,7 @@ class DuplicatesBody(Request):
 
     @model_validator(mode="after")
     def _two_sides(self) -> Self:
-        if self.across is not None and self.across[0] == self.across[1]:
+        if self.across is not None and _alike(*self.across):
             raise ValueError("across names two different values")
         return self
 

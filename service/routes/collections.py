@@ -13,6 +13,7 @@ from service.bodies import json_only, path_text
 from service.library import Collection
 from service.models import Models
 from service.openapi import problems
+from service.points import COLLECTION_NAME
 from service.routes.state import CollectionDep, get_service
 from service.schemas import CollectionBody
 
@@ -38,7 +39,13 @@ async def list_collections(request: Request) -> CollectionsAnswer:
 async def create_collection(
     request: Request,
     response: Response,
-    c: Annotated[str, Path(description="the collection's name: letters, digits, _ . -")],
+    c: Annotated[
+        str,
+        Path(
+            description="the collection's name: letters, digits, _ . -",
+            json_schema_extra={"pattern": f"^{COLLECTION_NAME.pattern}$"},
+        ),
+    ],
     body: CollectionBody | None = None,
 ) -> CollectionAnswer:
     """Make a collection for the vectors of one model: 201, or 200 where it exists with the same settings."""

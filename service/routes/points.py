@@ -20,7 +20,7 @@ from service.points import UNSET, Point, hash_image
 from service.routes.leaving import unless_left
 from service.routes.putting import put_all
 from service.routes.state import CollectionDep, PointId, get_service
-from service.schemas import CountBody, DeleteBody, PatchPointBody, ScrollBody
+from service.schemas import CountBody, DeleteBody, PatchPointBody, PointText, ScrollBody
 
 router = APIRouter(prefix="/v1/collections/{c}/points", tags=["points"], route_class=ScopedRoute)
 
@@ -78,7 +78,7 @@ async def put_point(
     request: Request,
     collection: CollectionDep,
     id: PointId,  # noqa: A002 - the path's own word
-    label: Annotated[str | None, Query(description="kept as it was if absent")] = None,
+    label: Annotated[PointText | None, Query(description="kept as it was if absent")] = None,
     payload: Annotated[str | None, Query(description="a JSON object; kept as it was if absent")] = None,
     replace: Annotated[bool, Query(description="put other content in place of what the id holds")] = False,
 ) -> PutItem:

@@ -65,7 +65,7 @@ async def query(request: Request, collection: CollectionDep, params: Annotated[Q
     response_model_exclude_unset=True,
     dependencies=[Depends(json_only)],
     responses=_ERRORS,
-    openapi_extra=body(json=QueryBatchBody),
+    openapi_extra=body(json=reference(QueryBatchBody)),
 )
 @reads
 async def query_batch(request: Request, collection: CollectionDep) -> Response:

@@ -14,6 +14,7 @@ from service.library import Collection
 from service.models import LoadedModel
 from service.opened import Service
 from service.points import check_id
+from service.schemas import TEXT_RULE
 from service.telemetry import Timings
 
 
@@ -64,7 +65,9 @@ async def get_collection(request: Request, c: Annotated[str, Path(description="t
 
 
 async def get_point_id(
-    id: Annotated[str, Path(description="the point's id, percent-encoded as one segment")],  # noqa: A002 - the path's own word
+    id: Annotated[  # noqa: A002 - the path's own word
+        str, Path(description="the point's id, percent-encoded as one segment", json_schema_extra=TEXT_RULE)
+    ],
 ) -> str:
     """Return the point id that the path names. Raises InvalidId."""
     return check_id(path_text(id))

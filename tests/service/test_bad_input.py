@@ -203,6 +203,12 @@ def test_s20_a_k_or_limit_out_of_range_or_of_another_type_is_422(
     filled.refused(filled.post(route, **{name: number}), "invalid_request")
 
 
+@pytest.mark.parametrize(("route", "name"), [counted for counted in COUNTED if counted[0] != "clusterings"])
+def test_a_whole_number_may_be_written_with_a_point(filled: Filled, route: str, name: str) -> None:
+    answer = filled.post(route, **{name: "2.0"})
+    assert (answer.status_code, answer.json()) == (200, filled.post(route, **{name: "2"}).json())
+
+
 @pytest.mark.parametrize(
     "ks", [*(f"[5, {number}]" for number in NUMBERS), "[]", "5", "[5, 5]", json.dumps([*range(1, 18)])]
 )
@@ -281,6 +287,10 @@ def test_s21_a_body_that_is_no_json_object_is_refused(filled: Filled, route: str
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e400", "null", "[]", "{}", "1", "2, 3"])
 def test_the_two_values_of_duplicates_are_checked(filled: Filled, value: str) -> None:
     filled.refused(filled.post("duplicates", key='"n"', across=f"[1, {value}]"), "invalid_request", "filter_invalid")
+
+
+def test_1_and_true_are_two_values_of_duplicates(filled: Filled) -> None:
+    assert filled.post("duplicates", key='"n"', across="[1, true]").status_code == 200
 
 
 @pytest.mark.parametrize("route", LEAST)
