@@ -23,7 +23,9 @@ def listening_service(settings: Settings) -> Iterator[int]:
     from service.serve import make_server
 
     app = create_app(settings)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, as `serve` names it
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(2048)
     server = make_server(app, settings)
 
     async def run() -> None:
@@ -70,3 +72,14 @@ def alive(port: int, within_s: float) -> bool:
         begun = time.monotonic()
         other.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         return b" 200 " in all_of(other) and time.monotonic() - begun < within_s
+
+
+def probe_s(connection: socket.socket) -> float:
+    """Ask /livez on an open connection; return how long the answer took."""
+    begun = time.perf_counter()
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    return time.perf_counter() - begun

@@ -70,6 +70,10 @@ def test_the_key_is_taken_from_either_header(locked: TestClient, headers: dict[s
         {"X-API-Key": ""},
         {"X-API-Key": "right-ke"},
         {"X-API-Key": "x" * 100_000},
+        {"X-API-Key": b"right-key\x00"},
+        {"X-API-Key": "right-kéy".encode()},
+        {"Authorization": "Bearer rïght-key".encode()},
+        {"Authorization": "Bearer " + "x" * 100_000},
         {"X-API-Key": b"right\xffkey"},
     ],
 )

@@ -252,12 +252,18 @@ def multipart(parts: int, head: bytes = b'name="files"; filename="f"', content: 
     ids=["10,000 fields", "1,000 files", "long name", "long header", "lines in front", "no name", "no boundary"],
 )
 def test_s33_a_multipart_body_that_means_harm_costs_little(client: TestClient, content: bytes, status: int) -> None:
-    begun = time.process_time()
-    answer = client.post("/v1/embed", content=content, headers={"content-type": "multipart/form-data; boundary=b"})
-    assert answer.status_code == status, answer.text
-    assert (
-        time.process_time() - begun < 0.5
-    )  # what one body costs the thread that all callers share, and the test's own client
+    client.get("/livez")  # the way there is warm
+    costs = []
+    while not costs or (
+        min(costs) >= 0.1 and len(costs) < 3
+    ):  # what else this process does, such as collecting garbage, counts too
+        begun = time.process_time()
+        answer = client.post("/v1/embed", content=content, headers={"content-type": "multipart/form-data; boundary=b"})
+        costs.append(time.process_time() - begun)
+        assert answer.status_code == status, answer.text
+    # what one body costs the thread that all callers share, and the test's own client
+    assert costs[0] < 0.5
+    assert min(costs) < 0.1
 
 
 def test_s43_a_large_upload_needs_no_room_for_temporary_files(

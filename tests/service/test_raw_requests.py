@@ -267,6 +267,32 @@ def test_s35_a_broken_rest_after_the_answer_ends_the_connection_quietly(served: 
     assert not [line for line in served.service.lines() if "exception" in line or line["level"] == "error"]
 
 
+WRONG_KEYS = [b"", b"X-API-Key: \r\n", b"X-API-Key: " + b"x" * 60_000 + b"\r\n"]
+WRONG_KEYS += [
+    f"{name}{key}\r\n".encode()
+    for name in ("X-API-Key: ", "Authorization: Bearer ")
+    for key in (WRONG_KEY, "schlüssel-ключ-鍵")
+]
+
+
+def test_s36_on_every_route_a_wrong_key_is_401_before_any_of_the_body_is_sent(served: Served) -> None:
+    paths = json.loads(served.get("/openapi.json").partition(b"\r\n\r\n")[2])["paths"]
+    routes = [(method.upper(), path) for path, item in paths.items() for method in item]
+    asked = [(*route, key) for route in routes if route[1] not in ("/livez", "/readyz") for key in WRONG_KEYS]
+    assert len(asked) > 200
+    for method, path, key in asked:
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {BODY_BYTES}\r\n"
+        )
+        with connected(served.service.port) as connection:
+            connection.sendall(head.encode() + key + b"\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 401 "), (method, path, key[:50])
+
+
+def test_s36_a_key_with_nul_is_no_request(served: Served) -> None:
+    assert status(served.send(b"GET /v1/model HTTP/1.1\r\nHost: x\r\nX-API-Key: a\x00b\r\n" + CLOSE)) == 400
+
+
 def tell(send: Callable[[bytes], bytes]) -> bytes:
     """Make as many kinds of errors as there are; return all that was answered."""
     marked = b"\x89PNG\r\n\x1a\n" + b"MARK-OF-AN-IMAGE" * 100

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import selectors
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 import sockets
-from sockets import ENOUGH_S, all_of, connected, listening_service
+from sockets import ENOUGH_S, all_of, connected, listening_service, probe_s
 
 if TYPE_CHECKING:
     from backbone import Artifact
@@ -84,6 +87,24 @@ def test_s29_many_idle_connections_leave_the_service_answering(port: int) -> Non
     finally:
         for connection in idle:
             connection.close()
+
+
+def test_s29_500_connections_without_headers_are_each_cut_and_others_are_answered_meanwhile(port: int) -> None:
+    opened: dict[socket.socket, float] = {}
+    took: list[float] = []
+    with selectors.DefaultSelector() as selector, ExitStack() as stack, connected(port) as other:
+        for number in range(500):
+            connection = stack.enter_context(connected(port))
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n" if number % 2 else b"")
+            opened[connection] = time.monotonic()
+            selector.register(connection, selectors.EVENT_READ, connection)
+        while opened:
+            took.append(probe_s(other))
+            for key, _ in selector.select(0.002):
+                assert all_of(key.data) == b""
+                selector.unregister(key.data)
+                assert HEADER_S * 0.9 <= time.monotonic() - opened.pop(key.data) < HEADER_S + 1
+    assert statistics.quantiles(took, n=100)[98] < 0.05
 
 
 def test_s30_a_body_that_drips_is_answered_408(port: int) -> None:
