@@ -353,7 +353,7 @@ class OutliersBody(Request):
 class ClusterNameBody(Request):
     """A person's name for a cluster; null removes it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=512)] | None
+    name: Annotated[str, Field(min_length=1, max_length=512, json_schema_extra=TEXT_RULE)] | None
 
 
 class ClusterQueryBody(Target):

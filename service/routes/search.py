@@ -48,9 +48,10 @@ _ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
 async def query(request: Request, collection: CollectionDep, params: Annotated[QueryParams, Query()]) -> Response:
     """Return the most similar points. A raw image body takes the options as query parameters, JSON carries them itself."""
     options: QueryBody | QueryParams
+    in_url = _filter_in_url(params)
     if kind_of(request, JSON, IMAGE) == IMAGE:
         start = await from_image(request, collection, await read_image(request), params.fingerprint)
-        options, condition = params, parse_object("filter", params.filter)
+        options, condition = params, in_url
     else:
         options = await read_json(request, QueryBody)
         [start] = await resolve(request, collection, [options])
@@ -99,9 +100,10 @@ async def classify(
 ) -> ClassifyAnswer:
     """Let the nearest labelled points vote, weighted as DINO's kNN is or as asked for. A stored point has no vote on itself."""
     options: ClassifyBody | ClassifyParams
+    in_url = _filter_in_url(params)
     if kind_of(request, JSON, IMAGE) == IMAGE:
         start = await from_image(request, collection, await read_image(request), params.fingerprint)
-        options, condition = params, parse_object("filter", params.filter)
+        options, condition = params, in_url
     else:
         options = await read_json(request, ClassifyBody)
         [start] = await resolve(request, collection, [options])
@@ -129,6 +131,14 @@ async def classify(
         classes=[ClassProbabilityAnswer(label=each.label, probability=each.probability) for each in vote.classes],
         neighbours=[NeighbourAnswer(id=hit.id, score=hit.score, label=hit.label) for hit in vote.neighbours],
     )
+
+
+def _filter_in_url(params: QueryParams | ClassifyParams) -> dict[str, Any] | None:
+    """Return the filter of an image's URL. With a JSON body it does not count, and is checked as the other options there are."""
+    condition = parse_object("filter", params.filter)
+    if condition is not None:
+        parse_filter(condition)
+    return condition
 
 
 async def _search(

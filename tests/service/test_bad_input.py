@@ -179,6 +179,15 @@ def test_a_filter_in_the_url_is_refused_alike(filled: Filled, png: Callable[...,
     filled.refused(answer, "filter_invalid", *UNREADABLE)
 
 
+@pytest.mark.parametrize("route", ["query", "classify"])
+def test_a_filter_in_the_url_is_checked_although_that_of_a_json_body_counts(filled: Filled, route: str) -> None:
+    bad = filled.client.post(f"{C}/{route}", params={"filter": '{"must": [null]}'}, json={"id": "p1"})
+    filled.refused(bad, "filter_invalid")
+    none_like_it = '{"must": [{"exists": "nothing"}]}'
+    good = filled.client.post(f"{C}/{route}", params={"filter": none_like_it}, json={"id": "p1"})
+    assert good.json() == filled.post(route).json()
+
+
 @pytest.mark.parametrize("route", [route for route in FILTERING if route != "points/delete"])
 @pytest.mark.parametrize(
     "most", [deep(8), conditions(128), ids(10_000)], ids=["8 levels", "128 conditions", "10,000 ids"]
