@@ -17,9 +17,10 @@ from PIL import Image
 KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 # The limits that dinodex documents as its defaults: what is beyond them is bad whatever Pillow says.
 MOST_BYTES, MOST_PIXELS, MOST_SCANS, MOST_ASPECT, MOST_SIDE = 20 * 2**20, 50_000_000, 100, 100, 30_000
+MOST_CHUNKS = 1_000  # of a PNG, beside its pixels
 ORACLE = (
     "a picture has the signature of JPEG, PNG or WebP, is loaded whole by Pillow, and is within 20 MiB, 50 megapixels, sides of "
-    "30,000, 100 scans and an aspect of 100; everything else is bad"
+    "30,000, 100 scans, 1,000 chunks beside pixels and an aspect of 100; everything else is bad"
 )
 
 
@@ -146,6 +147,15 @@ def pillow_images(archive: Path) -> Iterator[Case]:
                 yield Case("Pillow's own", file.read(), KINDS[kind])
 
 
+def chunk_names(png: bytes) -> Iterator[bytes]:
+    """Yield the name of each chunk of a PNG."""
+    at = 8
+    while at + 8 <= len(png):
+        length, name = struct.unpack_from(">I4s", png, at)
+        yield name
+        at += 12 + length
+
+
 def is_picture(body: bytes) -> bool:
     """Say what ORACLE says."""
     signed = (
@@ -154,6 +164,8 @@ def is_picture(body: bytes) -> bool:
         or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
     )
     if not signed or len(body) > MOST_BYTES or (body[:2] == b"\xff\xd8" and body.count(b"\xff\xda") > MOST_SCANS):
+        return False
+    if body[:1] == b"\x89" and sum(name != b"IDAT" for name in chunk_names(body)) > MOST_CHUNKS:
         return False
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(body), formats=list(KINDS)) as image:
