@@ -69,3 +69,6 @@ class DrainingServer(uvicorn.Server):
         while self._drain.running and loop.time() < end and not self.force_exit:
             await asyncio.sleep(_LOOK_S)
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # whoever still waits hears so now, and not when the process ends
+        await asyncio.sleep(0)  # for the loop to close them
