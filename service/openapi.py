@@ -9,14 +9,15 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service import example_answers, examples
+from service import example_answers, examples, filter_schema, payload_schema
 from service.answers import OpenAiError, Problem
-from service.filter_schema import COMPONENTS, FILTER
+from service.filter_schema import FILTER
 from service.models import LoadedModel
+from service.payload_schema import PAYLOAD
 from service.problems import MEDIA_TYPE
 
 _REF = "#/components/schemas/{model}"
-_JSON_PARAMETERS = {"filter": {"anyOf": [FILTER, {"type": "null"}]}, "payload": {"type": ["object", "null"]}}
+_JSON_PARAMETERS = {"filter": {"anyOf": [FILTER, {"type": "null"}]}, "payload": {"anyOf": [PAYLOAD, {"type": "null"}]}}
 _BINARY = {"type": "string", "format": "binary"}
 _IMAGES = ("image/jpeg", "image/png", "image/webp")
 _documented: set[type[BaseModel]] = {Problem}  # models named by `reference`, whose schemas the document must carry
@@ -74,7 +75,12 @@ def install(app: FastAPI) -> None:
             document = generate()
             _, shared = models_json_schema([(model, "validation") for model in _documented], ref_template=_REF)
             components = document.setdefault("components", {})
-            components["schemas"] = {**COMPONENTS, **shared["$defs"], **components.get("schemas", {})}
+            components["schemas"] = {
+                **filter_schema.COMPONENTS,
+                **payload_schema.COMPONENTS,
+                **shared["$defs"],
+                **components.get("schemas", {}),
+            }
             components["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

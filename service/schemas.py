@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from backbone.vote import Weighting
 from service.filter_schema import FILTER
+from service.payload_schema import PAYLOAD
 from service.points import MAX_ID_CHARS, Keep
 from service.voting import Balance
 
@@ -63,8 +64,7 @@ ImageText = Annotated[
 VectorIn = Annotated[list[float], Field(min_length=1, fail_fast=True)]
 Ids = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 FilterIn = Annotated[dict[str, Any], WithJsonSchema(FILTER)]
-
-
+PayloadIn = Annotated[dict[str, Any], WithJsonSchema(PAYLOAD)]
 _DISTINCT: dict[str, Any] = {"uniqueItems": True}
 Ks = Annotated[list[Limit], Field(min_length=1, max_length=16, fail_fast=True, json_schema_extra=_DISTINCT)]
 Scalar = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool
@@ -132,7 +132,7 @@ class PointIn(Request):
     vector: VectorIn | None = None
     image: Base64 | None = None
     label: PointText | None = None
-    payload: dict[str, Any] | None = None
+    payload: PayloadIn | None = None
 
 
 class PutPointsBody(Request):
@@ -147,7 +147,7 @@ class PatchPointBody(Request):
     """New values; what is left out stays, null removes."""
 
     label: PointText | None = None
-    payload: dict[str, Any] | None = None
+    payload: PayloadIn | None = None
 
 
 class DeleteBody(Request):
