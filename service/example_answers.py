@@ -1,4 +1,4 @@
-"""The answers that the document shows, as the requests of `service/examples.py` are answered; vectors are cut to four numbers."""
+"""The answers that the document shows: what the requests of `service/examples.py` are answered like, put together by hand."""
 
 from __future__ import annotations
 
