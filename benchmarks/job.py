@@ -60,7 +60,7 @@ def run_job(settings: Settings, photos: Path) -> None:
 
 def embed_one_after_the_other(artifact: Artifact, photos: Path) -> None:
     """Read, decode and embed batch by batch with the same runtime, and store nothing."""
-    runtime = choose_runtime(artifact, "auto", torch.get_num_threads()).runtime
+    runtime = choose_runtime(artifact, threads=torch.get_num_threads()).runtime
     paths = [image.path for image in list_images(photos).images]
     for start in range(0, len(paths), BATCH):
         runtime.run(np.stack([artifact.preprocess(read_file(path)) for path in paths[start : start + BATCH]]))

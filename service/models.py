@@ -135,6 +135,8 @@ def load_models(settings: Settings, metrics: Metrics) -> Iterator[Models]:
                 raise SettingsInvalid(
                     f"the artifact {path} is a model that another one is already; name each model once."
                 )
+            # Here and not in `load_model`: the job has no caller who would wait for a batch size's first time.
+            warm_up(model.choice.runtime, model.artifact.preprocess.crop, settings.batch_images, WARM_UP_S)
             models.append(model)
         yield Models(models)
 
@@ -153,7 +155,6 @@ def load_model(
     artifact = load_artifact(path)
     cores = usable_cores()
     choice = choose_runtime(artifact, settings.runtime, settings.precision, settings.threads or cores)
-    warm_up(choice.runtime, artifact.preprocess.crop, settings.batch_images, WARM_UP_S)
     embedder = Embedder(
         artifact,
         choice.runtime.run,
