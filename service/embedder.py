@@ -45,9 +45,7 @@ from service.pace import Pace
 
 PATCHES = "patches"  # the output that is not pooled
 CANARY_S: Final = 5.0  # for so long an answer shows that the next one will come, too
-CLOSE_S: Final = (
-    10.0  # that a pass which runs at the end may take; what hangs longer does not end, and the process shall
-)
+CLOSE_S: Final = 10.0  # that a pass may take which runs at the end; what hangs longer is left behind
 
 log = structlog.get_logger("service")
 
