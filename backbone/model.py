@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbone.architecture import Architecture
-from backbone.pooling import POOLINGS
+from backbone.pooling import POOLINGS, reads_patches
 
 
 class Tokens(NamedTuple):
@@ -37,17 +37,20 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def global_token(self, x: Tensor) -> Tensor:
+        """Compute the global token alone, [B, D], where that is less work than all tokens."""
+        return self.tokens(x).global_token
+
     def embed(self, x: Tensor) -> Tensor:
         """Return [B, D] (or [B, 2D] for `cls+mean`) vectors of length one, pooled as `self.pooling` says."""
-        tokens = self.tokens(x)
-        if self.pooling == "cls":
-            pooled = tokens.global_token
-        elif self.pooling == "mean":
-            pooled = tokens.patch_tokens.mean(dim=1)
-        elif self.pooling == "cls+mean":
-            pooled = torch.cat([tokens.global_token, tokens.patch_tokens.mean(dim=1)], dim=1)
-        else:
+        if self.pooling not in POOLINGS:
             raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, not {self.pooling!r}")
+        if not reads_patches(self.pooling):
+            return F.normalize(self.global_token(x).float(), dim=1)
+        tokens = self.tokens(x)
+        pooled = tokens.patch_tokens.mean(dim=1)
+        if self.pooling == "cls+mean":
+            pooled = torch.cat([tokens.global_token, pooled], dim=1)
         return F.normalize(pooled.float(), dim=1)
 
     def forward(self, x: Tensor, masks: Tensor | None = None) -> Tokens:

@@ -27,8 +27,7 @@ class _WithAttention(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tokens, attention = self.model.tokens_and_attention(pixels)
-        return tokens.global_token, tokens.patch_tokens, attention
+        return self.model.outputs(pixels)
 
 
 class _TokensOnly(nn.Module):

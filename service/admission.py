@@ -36,6 +36,7 @@ class Ticket(Generic[A]):
 
     image: bytes  # none once it is answered: who cancels holds no memory, even where its turn has not come
     computed: bool  # by the network; else it is decoded alone
+    patches: bool  # whether the patch tokens are wanted too, which cost more
     thumbnail: bool
     deadline: float  # monotonic seconds
     bulk: bool

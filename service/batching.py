@@ -31,9 +31,11 @@ log = structlog.get_logger("service")
 
 
 class Run(Protocol):
-    """The forward pass: pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D])."""
+    """The forward pass: pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
 
-    def __call__(self, pixels: NDArray[np.float32], /) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(
+        self, pixels: NDArray[np.float32], patches: bool, /
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Run one batch."""
 
 
@@ -42,7 +44,7 @@ class TokensOfOne:
     """What the network said about one image, and how long it took."""
 
     global_token: NDArray[np.float32]  # [D]
-    patch_tokens: NDArray[np.float32]  # [N, D]
+    patch_tokens: NDArray[np.float32] | None  # [N, D], where they were asked for
     queue_s: float  # waiting for the forward pass
     infer_s: float  # the forward pass, shared with the batch
 
@@ -50,6 +52,7 @@ class TokensOfOne:
 @dataclass(slots=True)
 class _Item:
     pixels: Pixels
+    patches: bool  # whether the patch tokens are wanted, which cost more
     deadline: float  # monotonic seconds
     future: Future[TokensOfOne] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
@@ -87,13 +90,15 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, pixels: Pixels, deadline: float = NEVER, bulk: bool = False) -> Future[TokensOfOne]:
-        """Queue one image [3, H, W]; its future ends with tokens, an error, or cancelled.
+    def submit(
+        self, pixels: Pixels, deadline: float = NEVER, bulk: bool = False, patches: bool = True
+    ) -> Future[TokensOfOne]:
+        """Queue one image [3, H, W]; its future ends with its tokens (without `patches` with the global one), an error, or cancelled.
 
         Raises:
             Stopping: the batcher is closed.
         """
-        item = _Item(pixels, deadline)
+        item = _Item(pixels, patches, deadline)
         item.future.add_done_callback(lambda _: item.forget())
         if not self._line.put(item, bulk):
             raise Stopping("the service is stopping; send the request to another one.")
@@ -154,14 +159,18 @@ class Batcher:
 
     def _pass(self, items: Sequence[_Item]) -> None:
         begun = time.monotonic()
-        global_tokens, patch_tokens = self._run(np.stack([item.pixels for item in items]))
+        global_tokens, patch_tokens = self._run(
+            np.stack([item.pixels for item in items]), any(item.patches for item in items)
+        )
         ended = time.monotonic()
-        if len(global_tokens) != len(items) or len(patch_tokens) != len(items):
+        rows = [None] * len(items) if patch_tokens is None else patch_tokens
+        if len(global_tokens) != len(items) or len(rows) != len(items):
             raise ValueError("the runtime gave another number of rows than it was given images")
         self.pace.passed(len(items), begun, ended)
         self._ran(len(items), ended - begun)
-        for item, global_token, patches in zip(items, global_tokens, patch_tokens, strict=True):
-            item.future.set_result(TokensOfOne(global_token, patches, begun - item.since, ended - begun))
+        for item, global_token, patches in zip(items, global_tokens, rows, strict=True):
+            wanted = patches if item.patches else None
+            item.future.set_result(TokensOfOne(global_token, wanted, begun - item.since, ended - begun))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

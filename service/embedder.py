@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from backbone.artifact import Artifact
 from backbone.decode import DecodeLimits, check_signature
 from backbone.errors import ImageRefused
-from backbone.pooling import pool
+from backbone.pooling import pool, reads_patches
 from service.admission import INTERACTIVE_IMAGES, Admission, Limits, Ticket
 from service.batching import NEVER, Batcher, Run, TokensOfOne
 from service.canary import Canary
@@ -164,7 +164,7 @@ class Embedder:
             Saturated: there is no room; nothing was started.
             Stopping: the service shuts down.
         """
-        tickets = self._admit(images, thumbnails=thumbnails, patient=patient)
+        tickets = self._admit(images, output, thumbnails=thumbnails, patient=patient)
         try:
             with contextlib.suppress(TimeoutError):
                 for ticket in tickets:
@@ -180,7 +180,7 @@ class Embedder:
         self, images: Sequence[bytes], output: str | None = None, thumbnails: bool = False
     ) -> list[Answer]:
         """Embed as `embed` does without blocking the event loop; what a cancelled caller left waiting is not computed."""
-        tickets = self._admit(images, thumbnails=thumbnails)
+        tickets = self._admit(images, output, thumbnails=thumbnails)
         await self._ended(tickets)
         return [self._answer(ticket, output) for ticket in tickets]
 
@@ -228,12 +228,21 @@ class Embedder:
         self._decoders.close()
 
     def _admit(
-        self, images: Sequence[bytes], *, computed: bool = True, thumbnails: bool = False, patient: bool = False
+        self,
+        images: Sequence[bytes],
+        output: str | None = None,
+        *,
+        computed: bool = True,
+        thumbnails: bool = False,
+        patient: bool = False,
     ) -> list[Ticket[_Done]]:
         """Take all images or none; each ticket ends on every path, and then its place is free again."""
         bulk = patient or len(images) > INTERACTIVE_IMAGES
         deadline = NEVER if patient else time.monotonic() + self._timeout_s
-        tickets: list[Ticket[_Done]] = [Ticket(image, computed, thumbnails, deadline, bulk) for image in images]
+        patches = output == PATCHES or reads_patches(output or self._artifact.manifest.pooling)
+        tickets: list[Ticket[_Done]] = [
+            Ticket(image, computed, patches, thumbnails, deadline, bulk) for image in images
+        ]
         recognised = [ticket for ticket in tickets if self._recognised(ticket)]
         if recognised:
             self._admission.enter(recognised, patient)
@@ -313,7 +322,7 @@ class Embedder:
         assert decoded.square is not None
         pixels = self._preprocess.normalised(decoded.square)
         decode_s = time.monotonic() - begun
-        tokens = self._batcher.submit(pixels, ticket.deadline, ticket.bulk)
+        tokens = self._batcher.submit(pixels, ticket.deadline, ticket.bulk, ticket.patches)
 
         def computed(tokens: Future[TokensOfOne]) -> None:
             if tokens.cancelled():  # its ticket ended first
@@ -344,10 +353,11 @@ class Embedder:
         assert done.tokens is not None
         tokens = done.tokens
         if output == PATCHES:
+            assert tokens.patch_tokens is not None
             vector = tokens.patch_tokens
         else:
-            pooling = output or self._artifact.manifest.pooling
-            vector = pool(tokens.global_token[None], tokens.patch_tokens[None], pooling)[0]
+            patch_tokens = None if tokens.patch_tokens is None else tokens.patch_tokens[None]
+            vector = pool(tokens.global_token[None], patch_tokens, output or self._artifact.manifest.pooling)[0]
         if not np.isfinite(vector).all():
             return EmbeddingNotFinite("the network gave no finite vector for this image; the artifact needs a look.")
         return Embedded(vector, done.decoded.thumbnail, done.decode_s, done.waited_s + tokens.queue_s, tokens.infer_s)

@@ -18,17 +18,20 @@ class Halves(Generic[T]):
     """What computes on half of the threads, twice; thread-safe."""
 
     def __init__(self, halves: Sequence[T]) -> None:
+        self._all = len(halves)
         self._free = list(halves)
         self._calls = 0  # that have a half, or wait for one
         self._changed = threading.Condition()
+        self._entrance = threading.Lock()  # who waits for both halves is not overtaken by those who need one
 
     @contextmanager
-    def taken(self) -> Iterator[Sequence[T]]:
-        """Give all halves to a call that is alone, and one to a call that is not, once it is free."""
+    def taken(self, whole: bool = False) -> Iterator[Sequence[T]]:
+        """Give all halves to a call that is alone or needs the whole, and one to a call that is not, once they are free."""
         with self._changed:
             self._calls += 1
-            self._changed.wait_for(lambda: self._free)
-            wanted = len(self._free) if self._calls == 1 else 1
+        with self._entrance, self._changed:
+            self._changed.wait_for(lambda: len(self._free) == self._all if whole else self._free)
+            wanted = len(self._free) if whole or self._calls == 1 else 1
             mine = [self._free.pop() for _ in range(wanted)]
         try:
             yield mine

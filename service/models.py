@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from backbone.artifact import Artifact, load_artifact
 from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
+from backbone.pooling import reads_patches
 from service.admission import Limits
 from service.embedder import Embedder
 from service.errors import DeadlinePassed, FingerprintMismatch, ModelMissing, SettingsInvalid
@@ -136,7 +137,8 @@ def load_models(settings: Settings, metrics: Metrics) -> Iterator[Models]:
                     f"the artifact {path} is a model that another one is already; name each model once."
                 )
             # Here and not in `load_model`: the job has no caller who would wait for a batch size's first time.
-            warm_up(model.choice.runtime, model.artifact.preprocess.crop, settings.batch_images, WARM_UP_S)
+            patches = reads_patches(model.artifact.manifest.pooling)
+            warm_up(model.choice.runtime, model.artifact.preprocess.crop, patches, settings.batch_images, WARM_UP_S)
             models.append(model)
         yield Models(models)
 

@@ -18,16 +18,18 @@ from typing import Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backbone import golden
 from backbone.artifact import MINIMUM_COSINE, Artifact
 from backbone.cores import usable_cores
 from backbone.errors import NotInstalled, SelfTestFailed
+from backbone.pooling import reads_patches
 from service.errors import SettingsInvalid
 
 RuntimeName = Literal["auto", "openvino", "torch", "torch-compile"]
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 Floats = NDArray[np.float32]
-Run = Callable[[Floats], tuple[Floats, Floats]]
+Run = Callable[[Floats, bool], tuple[Floats, Floats | None]]
 
 LESS_MUST_PAY: Final = 1.2  # times as fast as fp32; a smaller gain is noise, and fp32 is closest to what training saw
 ENOUGH_IMAGES_PER_S: Final = (
@@ -54,8 +56,8 @@ class Runtime(Protocol):
     def lanes(self) -> int:
         """Return how many calls of `run` compute faster side by side than one after the other."""
 
-    def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
-        """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D])."""
+    def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
+        """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
 
     def attention(self, pixels: Floats, /) -> Floats:
         """Compute pixels [B, 3, H, W] -> what CLS attends to in the last block [B, heads, N]. Raises NoAttention."""
@@ -128,9 +130,10 @@ def choose_runtime(
     raise type(last)(f"no runtime can serve this artifact ({'; '.join(refused)})") from last
 
 
-def warm_up(runtime: Runtime, side: int, batch_images: int, budget_s: float) -> None:
+def warm_up(runtime: Runtime, side: int, patches: bool, batch_images: int, budget_s: float) -> None:
     """Compute batches of 1, 2, 4, ... `batch_images` images of `side` pixels, so that no request pays for what a size costs once.
 
+    `patches` says whether the patch tokens are what is asked for.
     Stops before a size that would go over the budget: a large network on a CPU has little to gain, and much to lose at its start.
     """
     begun = time.perf_counter()
@@ -139,7 +142,7 @@ def warm_up(runtime: Runtime, side: int, batch_images: int, budget_s: float) -> 
         spent_s = time.perf_counter() - begun
         if spent_s + images / images_per_s > budget_s:
             return
-        runtime.run(np.zeros((images, 3, side, side), np.float32))
+        runtime.run(np.zeros((images, 3, side, side), np.float32), patches)
         images_per_s = images / (time.perf_counter() - begun - spent_s)
 
 
@@ -197,26 +200,31 @@ def _wanted(name: str, there: Sequence[Precision], precision: PrecisionName) -> 
 def _prove(artifact: Artifact, runtime: Runtime, alone: bool) -> _Proven:
     """Have a runtime compute the golden images, and, where others are to be compared, a few batches. Raises SelfTestFailed."""
     least = MINIMUM_COSINE["float32" if runtime.precision == "fp32" else "bfloat16"]
-    cosine = artifact.self_test(_both_ways(runtime.run), least)
-    return _Proven(runtime, cosine, 0.0 if alone else _images_per_s(runtime, artifact.preprocess.crop))
+    cosine = artifact.self_test(_every_way(runtime.run), least)
+    if alone:
+        return _Proven(runtime, cosine, 0.0)
+    patches = reads_patches(artifact.manifest.pooling)
+    return _Proven(runtime, cosine, _images_per_s(runtime, artifact.preprocess.crop, patches))
 
 
-def _both_ways(run: Run) -> Run:
-    """Return `run` with the first image alone and the others together, which a runtime may compute in different ways."""
+def _every_way(run: Run) -> golden.Run:
+    """Return all tokens as a runtime gives them in each of its ways: an image alone and several, the global token and the patches."""
 
-    def run_both(pixels: Floats) -> tuple[Floats, Floats]:
-        first, others = run(pixels[:1]), run(pixels[1:])
-        return np.concatenate([first[0], others[0]]), np.concatenate([first[1], others[1]])
+    def all_tokens(pixels: Floats) -> tuple[Floats, Floats]:
+        parts = pixels[:1], pixels[1:]
+        global_token = np.concatenate([run(part, False)[0] for part in parts])
+        patch_tokens = [run(part, True)[1] for part in parts]
+        return global_token, np.concatenate([each for each in patch_tokens if each is not None])
 
-    return run_both
+    return all_tokens
 
 
-def _images_per_s(runtime: Runtime, side: int) -> float:
+def _images_per_s(runtime: Runtime, side: int, patches: bool) -> float:
     pixels = np.zeros((MEASURED_IMAGES, 3, side, side), np.float32)
     passes: list[float] = []
     while len(passes) < _MEASURED_PASSES and sum(passes) < _MEASURED_S:
         begun = time.perf_counter()
-        runtime.run(pixels)
+        runtime.run(pixels, patches)
         passes.append(time.perf_counter() - begun)
     return MEASURED_IMAGES / statistics.median(passes)
 
@@ -246,7 +254,7 @@ def _openvino(artifact: Artifact, threads: int) -> Family:
         from service.runtime_openvino import OpenVino
     except ModuleNotFoundError as error:
         raise NotInstalled("OpenVINO is not installed; pip install 'dinodex[openvino]'.") from error
-    return OpenVino(artifact.onnx_path, threads)
+    return OpenVino(artifact.onnx_path, threads, reads_patches(artifact.manifest.pooling))
 
 
 def _torch(artifact: Artifact, threads: int) -> Family:

@@ -7,17 +7,16 @@ import shutil
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from backbone.artifact import Artifact
 from backbone.errors import NotInstalled
+from backbone.pooling import reads_patches
 from backbone.vit import ViT
 from service.errors import NoAttention
 from service.halves import Halves
-from service.runtime import Precision
+from service.runtime import Floats, Precision
 
 _DTYPES: Final[dict[Precision, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,29 +52,37 @@ class TorchRuntime:
         self.precision: Precision = precision
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = artifact.model.to(self._device)
-        self._tokens = torch.compile(self._model.tokens, dynamic=True) if compiled else self._model.tokens
+        self._tokens, self._global_token = self._model.tokens, self._model.global_token
+        if compiled and reads_patches(
+            artifact.manifest.pooling
+        ):  # what is asked for most; compiling takes a minute each
+            self._tokens = torch.compile(self._tokens, dynamic=True)
+        elif compiled:
+            self._global_token = torch.compile(self._global_token, dynamic=True)
         # A GPU computes one batch after the other, and compiled code has its number of threads written into it.
         self.lanes = 2 if threads > 1 and self._device.type == "cpu" and not compiled else 1
         self._halves = Halves([threads - threads // 2, threads // 2] if self.lanes == 2 else [threads])
         torch.set_num_threads(threads)
 
     @torch.inference_mode()
-    def run(self, pixels: NDArray[np.float32], /) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D])."""
+    def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
+        """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
         with self._halves.taken() as threads, self._arithmetic():
             # Said explicitly, for this thread: FAISS brings an OpenMP pool of its own, and two pools of all cores fight for them.
             torch.set_num_threads(sum(threads))
-            tokens = self._tokens(torch.from_numpy(pixels).to(self._device))
+            x = torch.from_numpy(pixels).to(self._device)
+            if not patches:
+                return _array(self._global_token(x)), None
+            tokens = self._tokens(x)
             return _array(tokens.global_token), _array(tokens.patch_tokens)
 
     @torch.inference_mode()
-    def attention(self, pixels: NDArray[np.float32], /) -> NDArray[np.float32]:
+    def attention(self, pixels: Floats, /) -> Floats:
         """Compute pixels [B, 3, H, W] -> what CLS attends to in the last block [B, heads, N]. Raises NoAttention."""
         if not isinstance(self._model, ViT):
             raise NoAttention("this network has no attention to show; ask for kind=pca.")
         with self._arithmetic():
-            _, attention = self._model.tokens_and_attention(torch.from_numpy(pixels).to(self._device))
-        return _array(attention)
+            return _array(self._model.attention(torch.from_numpy(pixels).to(self._device)))
 
     def _arithmetic(self) -> torch.autocast:
         """Return where matrix products are computed in the precision, and sums and norms in float32."""
@@ -83,5 +90,5 @@ class TorchRuntime:
         return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
+def _array(tensor: Tensor) -> Floats:
     return tensor.float().cpu().numpy()

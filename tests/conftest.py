@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,18 @@ def wide_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     )
 
 
-def make_artifact(path: Path, seed: int, onnx: bool, **other: object) -> Artifact:
+@pytest.fixture(scope="session")
+def pooled_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
+    """Write the tiny artifact, with ONNX, with the pooling that is asked for."""
+
+    @cache
+    def write(pooling: str) -> Artifact:
+        return make_artifact(tmp_path_factory.mktemp("pooled") / "artifact", seed=0, onnx=True, pooling=pooling)
+
+    return write
+
+
+def make_artifact(path: Path, seed: int, onnx: bool, pooling: str = "cls", **other: object) -> Artifact:
     """Write a tiny artifact with random weights; `other` parameters of the network make it less so."""
     import torch
 
@@ -86,6 +98,7 @@ def make_artifact(path: Path, seed: int, onnx: bool, **other: object) -> Artifac
         model = build(Architecture("vit", params))
         for parameter in model.parameters():  # LayerScale starts near zero: without this all images look alike
             torch.nn.init.normal_(parameter, std=0.3)
+    model.pooling = pooling
     return write_artifact(
         path,
         model,

@@ -152,6 +152,21 @@ def test_torch_and_onnx_pass_the_self_test_and_another_model_fails_it(
         tiny_artifact.self_test(lambda x: (np.ones((len(x), 8), "f"), np.ones((len(x), 16, 8), "f")))
 
 
+def test_onnx_s_last_block_computes_no_more_than_the_outputs_that_are_compiled_need(tiny_artifact: Artifact) -> None:
+    openvino = pytest.importorskip("openvino")
+    network = openvino.Core().read_model(tiny_artifact.onnx_path)
+    there = {name: output for output in network.outputs for name in output.get_names()}
+    depth, hidden, tokens = 2, 128, 17
+    wide = {}
+    for outputs in (("global_token",), ("attention",), ("patch_tokens",), ("global_token", "patch_tokens")):
+        wanted = openvino.Model([there[name] for name in outputs], network.get_parameters(), "wanted")
+        products = [
+            op.output(0).get_partial_shape() for op in wanted.get_ordered_ops() if op.get_type_name() == "MatMul"
+        ]
+        wide[outputs] = sum(shape[1] == tokens and shape[2] == hidden for shape in products if len(shape) == 3)
+    assert list(wide.values()) == [depth - 1, depth - 1, depth, depth]
+
+
 def test_onnx_has_the_promised_names_and_a_free_batch(tiny_artifact: Artifact) -> None:
     openvino = pytest.importorskip("openvino")
     core = openvino.Core()
@@ -162,7 +177,8 @@ def test_onnx_has_the_promised_names_and_a_free_batch(tiny_artifact: Artifact) -
         x = np.random.default_rng(0).normal(size=(batch, 3, 32, 32)).astype(np.float32)
         found = compiled(x)
         with torch.inference_mode():
-            tokens, attention = tiny_artifact.model.tokens_and_attention(torch.from_numpy(x))  # type: ignore[operator]
+            tokens = tiny_artifact.model.tokens(torch.from_numpy(x))  # type: ignore[operator]
+            attention = tiny_artifact.model.attention(torch.from_numpy(x))  # type: ignore[operator]
         np.testing.assert_allclose(found["global_token"], tokens.global_token.numpy(), atol=2e-5)
         np.testing.assert_allclose(found["patch_tokens"], tokens.patch_tokens.numpy(), atol=2e-5)
         np.testing.assert_allclose(found["attention"], attention.numpy(), atol=2e-5)

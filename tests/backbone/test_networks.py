@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from backbone import Architecture, build, convnext, named
 from backbone.architecture import POS_EMBED_RESIZES
@@ -373,11 +374,42 @@ def test_layer_scale_starts_small_unless_it_is_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, RICH])
+def test_each_output_alone_is_what_it_is_among_all_tokens(changes: dict[str, object]) -> None:
+    model, x = alive(tiny(**changes)).double(), torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    with torch.inference_mode():
+        tokens, outputs = model.tokens(x), model.outputs(x)
+        torch.testing.assert_close(model.global_token(x), tokens.global_token)
+        torch.testing.assert_close(outputs, (*tokens, model.attention(x)))
+
+
+def test_the_global_token_alone_costs_a_block_of_one_token_less_keys_and_values() -> None:
+    model, x = tiny(), torch.randn(1, 3, 32, 32)
+    flop = {}
+    for what in (model.tokens, model.global_token):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            what(x)
+        flop[what] = counter.get_total_flops()
+    width, others = 32, 16
+    a_token = (
+        2 * (1 + 4 + 4) * width**2 + 2 * 2 * (1 + others) * width
+    )  # projection, feed-forward; scores and their sums
+    assert flop[model.tokens] - flop[model.global_token] == others * a_token
+
+
+def test_in_training_the_global_token_is_that_of_a_step_which_skips_blocks_at_random() -> None:
+    model, x = tiny(drop_path=0.5).train(), torch.randn(4, 3, 32, 32)
+    found = []
+    for compute in (model.global_token, lambda x: model.tokens(x).global_token):
+        torch.manual_seed(1)
+        found.append(compute(x))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("changes", [{}, RICH])
 def test_the_reported_attention_is_the_share_of_each_patch(changes: dict[str, object]) -> None:
     model, x = alive(tiny(**changes)), torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        tokens, attention = model.tokens_and_attention(x)
-        assert torch.equal(tokens.global_token, model.tokens(x).global_token)
+        attention = model.attention(x)
     assert attention.shape == (2, 2, 16)
     assert (attention.sum(dim=-1) < 1).all()
     last, seen = model.get_submodule("blocks.1"), []

@@ -87,9 +87,9 @@ def network_gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     gate, compute = threading.Event(), TorchRuntime.run
     gate.set()
 
-    def run(runtime: TorchRuntime, pixels: object) -> object:
+    def run(runtime: TorchRuntime, *asked: object) -> object:
         assert gate.wait(60)
-        return compute(runtime, pixels)  # type: ignore[arg-type]
+        return compute(runtime, *asked)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TorchRuntime, "run", run)
     yield gate

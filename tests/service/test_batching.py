@@ -27,12 +27,13 @@ class Network:
 
     def __init__(self) -> None:
         self.batches: list[list[float]] = []
+        self.patches: list[bool] = []  # whether each gave them
         self.fits = 1_000  # images at once
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, batch: Floats, /) -> tuple[Floats, Floats]:
+    def __call__(self, batch: Floats, patches: bool, /) -> tuple[Floats, Floats | None]:
         values = batch[:, 0, 0, 0]
         self.batches.append(values.tolist())
         self.entered.set()
@@ -43,7 +44,8 @@ class Network:
             raise MemoryError("too large")
         if (values == -2).any():
             raise SystemExit("the worker dies")
-        return values[:, None], batch.reshape(len(batch), -1, 3)
+        self.patches.append(patches)
+        return values[:, None], batch.reshape(len(batch), -1, 3) if patches else None
 
     def hold(self) -> None:
         self.entered.clear()
@@ -78,6 +80,17 @@ def test_each_image_gets_its_own_row(batcher: Batcher, network: Network) -> None
     assert futures[0].result().patch_tokens.shape == (4, 3)
     assert futures[0].result().infer_s >= 0
     assert futures[0].result().queue_s >= 0
+
+
+def test_patch_tokens_are_computed_for_a_batch_in_which_somebody_wants_them_and_given_to_them_alone(
+    batcher: Batcher, network: Network
+) -> None:
+    occupy(batcher, network)
+    wanted = [False] * 4 + [False, True, False]
+    futures = [batcher.submit(pixels(1), patches=patches) for patches in wanted]
+    network.gate.set()
+    assert [future.result(TIMEOUT_S).patch_tokens is not None for future in futures] == wanted
+    assert network.patches == [True, False, True]  # what `occupy` submits wants all
 
 
 def test_waiting_images_share_a_batch_up_to_its_size(batcher: Batcher, network: Network) -> None:
@@ -268,7 +281,7 @@ def test_the_time_of_an_image_is_that_of_all_lanes_together() -> None:
 
 
 def test_a_runtime_that_gives_too_few_rows_fails_the_images_and_not_the_thread() -> None:
-    batcher = Batcher(lambda batch: (batch[:0, 0, 0], batch[:0, 0]), batch_images=2, batch_wait_s=0.0)
+    batcher = Batcher(lambda batch, patches: (batch[:0, 0, 0], batch[:0, 0]), batch_images=2, batch_wait_s=0.0)
     with pytest.raises(InferenceFailed):
         batcher.submit(pixels(1)).result(TIMEOUT_S)
     assert batcher.alive()

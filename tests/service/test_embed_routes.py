@@ -330,7 +330,7 @@ def test_a_service_whose_network_fails_is_alive_and_not_ready(
     assert client.get("/readyz").status_code == 200
     embedder = client.app.state.service.models.default.embedder  # type: ignore[attr-defined]
 
-    def fail(pixels: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("a bad day")
 
     monkeypatch.setattr("service.embedder.CANARY_S", 0.0)

@@ -65,9 +65,11 @@ class Gate:
         self.entered = threading.Event()
         self.open = threading.Event()
         self.images = 0
+        self.patches: list[bool] = []  # whether each pass was asked for them
 
-    def __call__(self, pixels: Floats, /) -> tuple[Floats, Floats]:
+    def __call__(self, pixels: Floats, patches: bool, /) -> tuple[Floats, Floats]:
         self.entered.set()
+        self.patches.append(patches)
         assert self.open.wait(TIMEOUT_S)
         self.images += len(pixels)
         return np.full((len(pixels), 32), self.value, np.float32), np.ones((len(pixels), 16, 32), np.float32)
@@ -154,12 +156,25 @@ def test_s16_what_is_not_finite_is_refused(
     assert isinstance(answer, EmbeddingNotFinite)
 
 
+@pytest.mark.parametrize(
+    ("output", "patches"), [(None, False), ("cls", False), ("mean", True), ("cls+mean", True), ("patches", True)]
+)
+def test_the_network_computes_patch_tokens_only_where_the_output_reads_them(
+    make_embedder: Callable[..., Embedder], png: Callable[..., bytes], output: str | None, patches: bool
+) -> None:
+    gate = Gate()
+    gate.open.set()
+    [answer] = make_embedder(gate).embed([png()], output)
+    assert isinstance(answer, Embedded)
+    assert gate.patches == [patches]
+
+
 def test_a_network_that_fails_is_the_image_s_error_and_not_the_end(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
 ) -> None:
     broken = True
 
-    def run(pixels: Floats, /) -> tuple[Floats, Floats]:
+    def run(pixels: Floats, patches: bool, /) -> tuple[Floats, Floats]:
         if broken:
             raise RuntimeError("a bad day")
         return np.ones((len(pixels), 32), np.float32), np.ones((len(pixels), 16, 32), np.float32)
@@ -286,9 +301,9 @@ def test_patient_work_has_no_deadline(make_embedder: Callable[..., Embedder], pn
 def test_a_query_goes_before_an_upload(make_embedder: Callable[..., Embedder], png: Callable[..., bytes]) -> None:
     gate = Gate()
 
-    def slow(pixels: Floats, /) -> tuple[Floats, Floats]:
+    def slow(pixels: Floats, patches: bool, /) -> tuple[Floats, Floats]:
         time.sleep(0.1)
-        return gate(pixels)
+        return gate(pixels, patches)
 
     embedder = make_embedder(slow, batch_images=1)
     ended: list[str] = []
@@ -317,7 +332,7 @@ def test_a_network_that_ends_its_thread_is_started_anew(
 ) -> None:
     dies = True
 
-    def run(pixels: Floats, /) -> tuple[Floats, Floats]:
+    def run(pixels: Floats, patches: bool, /) -> tuple[Floats, Floats]:
         if dies:
             raise SystemExit
         return np.ones((len(pixels), 32), np.float32), np.ones((len(pixels), 16, 32), np.float32)

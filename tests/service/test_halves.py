@@ -1,61 +1,54 @@
-"""Halves of a processor: all of it for a call that is alone, half for each of two."""
-
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-
-import pytest
 
 from service.halves import Halves
 
 TIMEOUT_S = 20.0
 
 
-def test_a_call_that_is_alone_has_both_halves() -> None:
-    halves = Halves("ab")
-    for _ in range(2):
-        with halves.taken() as mine:
-            assert sorted(mine) == ["a", "b"]
-
-
-def test_calls_that_are_not_alone_have_one_half_each_and_a_third_waits() -> None:
-    halves, inside, go_on = Halves("ab"), threading.Semaphore(0), threading.Event()
-    held, lock, most = [], threading.Lock(), 0
+def test_a_call_that_is_alone_has_all_and_two_have_one_each() -> None:
+    halves = Halves(["a", "b"])
+    with halves.taken() as alone:
+        assert sorted(alone) == ["a", "b"]
+    entered, leave = threading.Barrier(3), threading.Event()
+    had: list[list[str]] = []
 
     def call() -> None:
-        nonlocal most
         with halves.taken() as mine:
-            with lock:
-                held.extend(mine)
-                most = max(most, len(held))
-                assert len(set(held)) == len(held), "two calls have the same half"
-            inside.release()
-            assert go_on.wait(TIMEOUT_S)
-            with lock:
-                for each in mine:
-                    held.remove(each)
+            had.append(list(mine))
+            entered.wait(TIMEOUT_S)
+            assert leave.wait(TIMEOUT_S)
 
-    with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(call) for _ in range(4)]
-        assert inside.acquire(timeout=TIMEOUT_S)
-        go_on.set()
+    with ThreadPoolExecutor(2) as pool:
+        with halves.taken():  # so that both come while somebody is there
+            calls = [pool.submit(call) for _ in range(2)]
+            while halves._calls < 3:
+                time.sleep(0.001)
+        entered.wait(TIMEOUT_S)
+        leave.set()
         for each in calls:
             each.result(TIMEOUT_S)
-    assert most == 2
+    assert sorted(had) == [["a"], ["b"]]
 
 
-def test_a_call_that_fails_gives_back_what_it_had() -> None:
-    halves = Halves("ab")
-    with pytest.raises(ValueError, match="failed"), halves.taken():
-        raise ValueError("failed")
-    with halves.taken() as mine:
-        assert len(mine) == 2
+def test_who_needs_the_whole_gets_it_though_others_come_again_and_again() -> None:
+    halves, ended = Halves(["a", "b"]), threading.Event()
 
+    def come_again() -> None:
+        while not ended.is_set():
+            with halves.taken():
+                pass
 
-def test_one_thread_is_one_half_for_all_calls_one_after_the_other() -> None:
-    halves = Halves("a")
-    with ThreadPoolExecutor(2) as pool, halves.taken():
-        waiting = pool.submit(lambda: halves.taken().__enter__())
-        with pytest.raises(TimeoutError):
-            waiting.result(0.05)
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(come_again) for _ in range(3)]
+        try:
+            for _ in range(200):
+                with halves.taken(whole=True) as mine:
+                    assert sorted(mine) == ["a", "b"]
+        finally:
+            ended.set()
+        for each in others:
+            each.result(TIMEOUT_S)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from backbone.cores import usable_cores
 from backbone.errors import NotInstalled, SelfTestFailed
+from backbone.pooling import POOLINGS
 from service.errors import NoAttention, SettingsInvalid
 from service.runtime import FAMILIES, Precision, Runtime, RuntimeName, choose_runtime, warm_up
 
@@ -32,7 +33,7 @@ class Wrong:
     precision: Precision = "fp32"
     lanes = 1
 
-    def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
+    def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
         noise = np.random.default_rng(0)
         return noise.normal(size=(len(pixels), 32)).astype("f4"), noise.normal(size=(len(pixels), 16, 32)).astype("f4")
 
@@ -51,9 +52,9 @@ class Slowed:
         self.precision = precision
         self._pause_s = pause_s
 
-    def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
+    def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
         time.sleep(self._pause_s)
-        return self._inner.run(pixels)
+        return self._inner.run(pixels, patches)
 
     def attention(self, pixels: Floats, /) -> Floats:
         return self._inner.attention(pixels)
@@ -110,14 +111,30 @@ def test_a_runtime_gives_the_tokens_of_the_artifact(tiny_artifact: Artifact, pix
     assert np.abs(patch_tokens - expected.patch_tokens.numpy()).max() < 1e-3
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_the_global_token_alone_is_the_one_among_all_tokens_whatever_the_pooling_reads(
+    pooled_artifact: Callable[[str], Artifact], pixels: Floats, name: RuntimeName, pooling: str
+) -> None:
+    runtime = choose_runtime(pooled_artifact(pooling), name, "fp32", threads=2).runtime
+    for batch in (pixels[:1], pixels):
+        alone, nothing = runtime.run(batch, False)
+        global_token, patch_tokens = runtime.run(batch, True)
+        assert nothing is None
+        assert patch_tokens is not None
+        assert patch_tokens.shape == (len(batch), 16, 32)
+        np.testing.assert_allclose(alone, global_token, atol=1e-4)
+
+
+@pytest.mark.parametrize("patches", [False, True])
 @pytest.mark.parametrize("name", ["torch", "openvino"])
 def test_an_answer_is_not_overwritten_by_the_next_batch(
-    tiny_artifact: Artifact, pixels: Floats, name: RuntimeName
+    tiny_artifact: Artifact, pixels: Floats, name: RuntimeName, patches: bool
 ) -> None:
     run = choose_runtime(tiny_artifact, name).runtime.run
-    first = run(pixels[:2])
+    first = [each for each in run(pixels[:2], patches) if each is not None]
     kept = [each.copy() for each in first]
-    run(pixels[2:4])
+    run(pixels[2:4], patches)
     assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
 
 
@@ -127,8 +144,8 @@ class WrongAlone(Wrong):
     def __init__(self, artifact: Artifact) -> None:
         self._inner = choose_runtime(artifact, "torch", "fp32").runtime
 
-    def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
-        return super().run(pixels) if len(pixels) == 1 else self._inner.run(pixels)
+    def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
+        return super().run(pixels) if len(pixels) == 1 else self._inner.run(pixels, patches)
 
 
 def test_a_runtime_proves_an_image_alone_too(tiny_artifact: Artifact, family: Callable[..., None]) -> None:
@@ -145,11 +162,15 @@ def test_calls_side_by_side_give_what_each_gives_alone(
     runtime = choose_runtime(tiny_artifact, name, "fp32", threads).runtime
     assert runtime.lanes == min(threads, 2)
     batches = [pixels[:n] + n for n in (1, 2, 3, 5)] * 8
+    patches = [n % 3 == 0 for n in range(len(batches))]  # as callers want them, in no order
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(runtime.run, batches))
-    for batch, answer in zip(batches, found, strict=True):
-        for a, b in zip(answer, runtime.run(batch), strict=True):
-            assert np.abs(a - b).max() < 1e-4
+        found = list(pool.map(runtime.run, batches, patches))
+    for batch, (global_token, patch_tokens), wanted in zip(batches, found, patches, strict=True):
+        expected = runtime.run(batch)
+        assert np.abs(global_token - expected[0]).max() < 1e-4
+        assert (patch_tokens is not None) == wanted
+        if patch_tokens is not None:
+            assert np.abs(patch_tokens - expected[1]).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
@@ -170,7 +191,7 @@ def test_compiled_torch_gives_the_tokens_of_the_artifact_for_every_batch_size(
     tiny_artifact: Artifact, pixels: Floats
 ) -> None:
     compiled = choose_runtime(tiny_artifact, "torch-compile", "fp32").runtime
-    warm_up(compiled, 32, 5, budget_s=60)
+    warm_up(compiled, 32, patches=False, batch_images=5, budget_s=60)
     assert compiled.name == "torch-compile"
     eager = choose_runtime(tiny_artifact, "torch", "fp32").runtime
     for images in range(1, 6):
@@ -289,13 +310,13 @@ def test_when_no_runtime_is_left_each_one_says_why(tiny_artifact: Artifact, fami
 )
 def test_warming_up_computes_every_batch_size_that_fits_into_the_time(budget_s: float, sizes: list[int]) -> None:
     class Noting(Wrong):
-        def run(self, pixels: Floats, /) -> tuple[Floats, Floats]:
+        def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
             ran.append(len(pixels))
             time.sleep(0.05 * len(pixels))
             return super().run(pixels)
 
     ran: list[int] = []
-    warm_up(Noting(), 8, 6, budget_s)
+    warm_up(Noting(), 8, patches=False, batch_images=6, budget_s=budget_s)
     assert ran == sizes
 
 
