@@ -5,6 +5,7 @@ This is the only place that says no for lack of room, so that the queue, and wit
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -83,7 +84,7 @@ class Admission(Generic[A]):
         return None
 
     def enter(self, tickets: Sequence[Ticket[A]], patient: bool) -> None:
-        """Take all of a request's tickets or none. Raises Saturated, Stopping."""
+        """Take all of a request's tickets or none; the place of one that is cancelled is free again. Raises Saturated, Stopping."""
         with self._lock:
             bulk = any(ticket.bulk for ticket in tickets)
             self._check_room(len(tickets), sum(len(ticket.image) for ticket in tickets), bulk, patient)
@@ -91,8 +92,22 @@ class Admission(Generic[A]):
                 self._inside[ticket] = len(ticket.image)
                 self._bytes += len(ticket.image)
                 self._interactive += not ticket.bulk
+        for ticket in tickets:
+            ticket.answer.add_done_callback(functools.partial(self._left, ticket))
 
-    def leave(self, ticket: Ticket[A]) -> bool:
+    def end(self, ticket: Ticket[A], answer: A | BaseException) -> None:
+        """Answer a ticket that has no answer yet. Its place is free before its caller hears, so that the next request finds it so."""
+        if not self._leave(ticket) or not ticket.answer.set_running_or_notify_cancel():
+            return
+        if isinstance(answer, BaseException):
+            ticket.answer.set_exception(answer)
+        else:
+            ticket.answer.set_result(answer)
+
+    def _left(self, ticket: Ticket[A], _: object) -> None:
+        self._leave(ticket)
+
+    def _leave(self, ticket: Ticket[A]) -> bool:
         """Free the place of a ticket that ends; say whether it had one, for of several ends the first one counts."""
         with self._lock:
             size = self._inside.pop(ticket, None)

@@ -65,7 +65,7 @@ class _Item:
 class Batcher:
     """Gathers images of many callers into forward passes.
 
-    The number of waiting images is bounded by whoever admits them (`service.embedder`), so `submit` never blocks. `company` says
+    The number of waiting images is bounded by whoever admits them (`service.admission`), so `submit` never blocks. `company` says
     whether more images are about to be submitted; `ran` is told how many were computed at once, and in how many seconds. `lanes` is how
     many calls of `run` may compute side by side; together they have up to `batch_images` in hand.
     """

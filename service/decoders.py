@@ -70,6 +70,11 @@ class Decoders:
         return Decoded(pixels, bytes(second) if thumbnail else None)
 
     @property
+    def processes(self) -> int:
+        """How many images can be decoded at a time."""
+        return len(self._all)
+
+    @property
     def restarts(self) -> int:
         """How many processes had to be started anew."""
         return sum(decoder.restarts for decoder in self._all)

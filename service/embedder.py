@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import math
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from backbone.artifact import Artifact
@@ -26,7 +21,7 @@ from backbone.decode import DecodeLimits, check_signature
 from backbone.errors import ImageRefused
 from backbone.pooling import pool, reads_patches
 from service.admission import INTERACTIVE_IMAGES, Admission, Limits, Ticket
-from service.batching import NEVER, Batcher, Run, TokensOfOne
+from service.batching import NEVER, Run
 from service.canary import Canary
 from service.decoders import Decoded, Decoders
 from service.errors import (
@@ -39,15 +34,12 @@ from service.errors import (
     Stopping,
     Unavailable,
 )
-from service.line import Line
 from service.metrics import Metrics
-from service.pace import Pace
+from service.pipeline import Computed, Pipeline
 
 PATCHES = "patches"  # the output that is not pooled
 CANARY_S: Final = 5.0  # for so long an answer shows that the next one will come, too
 CLOSE_S: Final = 10.0  # that a pass may take which runs at the end; what hangs longer is left behind
-
-log = structlog.get_logger("service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +56,6 @@ class Embedded:
 # What befalls one image and not its neighbours:
 Refusal = ImageRefused | EmbeddingNotFinite | InferenceFailed | DeadlinePassed | DecoderUnavailable | EmbedderRestarted
 Answer = Embedded | Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    decoded: Decoded
-    tokens: TokensOfOne | None  # None: it was to be decoded alone
-    decode_s: float
-    waited_s: float  # for a decoder
 
 
 class Embedder:
@@ -93,24 +77,23 @@ class Embedder:
         metrics: Metrics,
     ) -> None:
         self._artifact = artifact
-        self._preprocess = artifact.preprocess
         self._limits = limits
         self._timeout_s = queue.seconds
-        self._decoding = 0  # admitted and not yet with the batcher
-        self._decoding_lock = threading.Lock()
-        self._answered_at = -math.inf
-        self._line: Line[Ticket[_Done]] = Line()
-        self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
-        self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, lanes)
-        self._decode_pace = Pace(passes=20)  # of one image each, a few large ones among many small ones
-        self._admission: Admission[_Done] = Admission(queue, batch_images, self._seconds_per_image)
-        self._canary = Canary(self._canary_vector)
         self._metrics = metrics
-        self._threads = [  # each waits for a decoder process
-            threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True) for i in range(decode_workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._admission: Admission[Computed] = Admission(
+            queue, batch_images, lambda: self._pipeline.seconds_per_image()
+        )
+        self._pipeline = Pipeline(
+            artifact.preprocess,
+            Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s),
+            run,
+            lanes=lanes,
+            batch_images=batch_images,
+            batch_wait_s=batch_wait_s,
+            end=self._admission.end,
+            metrics=metrics,
+        )
+        self._canary = Canary(self._canary_vector)
 
     @property
     def artifact(self) -> Artifact:
@@ -130,17 +113,17 @@ class Embedder:
     @property
     def waiting_for_decoder(self) -> int:
         """Return how many images no decoder has taken yet."""
-        return len(self._line)
+        return self._pipeline.waiting_for_decoder
 
     @property
     def waiting_for_network(self) -> int:
         """Return how many decoded images no pass has taken yet."""
-        return self._batcher.waiting
+        return self._pipeline.waiting_for_network
 
     @property
     def decoder_restarts(self) -> int:
         """Return how often a decoder process had to be started anew."""
-        return self._decoders.restarts
+        return self._pipeline.decoder_restarts
 
     def embed(
         self,
@@ -201,13 +184,9 @@ class Embedder:
 
     async def ready(self) -> bool:
         """Say whether an image sent now would be embedded: there is room, and one was embedded just now, or is."""
-        if not self._batcher.alive() or self.refusal() is not None:
+        if not self._pipeline.alive() or self.refusal() is not None:
             return False
-        return time.monotonic() - self._answered_at < CANARY_S or await self._canary.passes()
-
-    def _seconds_per_image(self) -> float:
-        """Return what an image takes now: of the two stages, the slower one sets the pace."""
-        return max(self._decode_pace.seconds_per_image, self._batcher.pace.seconds_per_image)
+        return time.monotonic() - self._pipeline.answered_at < CANARY_S or await self._canary.passes()
 
     async def _canary_vector(self, image: bytes) -> NDArray[np.float32] | None:
         try:
@@ -218,14 +197,8 @@ class Embedder:
 
     def close(self, within_s: float = CLOSE_S) -> None:
         """Finish what was admitted, then stop; idempotent. What takes longer is left behind."""
-        end = time.monotonic() + within_s
         self._admission.close()
-        self._line.close()
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        if not self._batcher.close(max(0.0, end - time.monotonic())):
-            log.error("network_hangs", detail="a forward pass does not end; the service stops without it")
-        self._decoders.close()
+        self._pipeline.close(within_s)
 
     def _admit(
         self,
@@ -235,26 +208,23 @@ class Embedder:
         computed: bool = True,
         thumbnails: bool = False,
         patient: bool = False,
-    ) -> list[Ticket[_Done]]:
+    ) -> list[Ticket[Computed]]:
         """Take all images or none; each ticket ends on every path, and then its place is free again."""
         bulk = patient or len(images) > INTERACTIVE_IMAGES
         deadline = NEVER if patient else time.monotonic() + self._timeout_s
         patches = output == PATCHES or reads_patches(output or self._artifact.manifest.pooling)
-        tickets: list[Ticket[_Done]] = [
+        tickets: list[Ticket[Computed]] = [
             Ticket(image, computed, patches, thumbnails, deadline, bulk) for image in images
         ]
         recognised = [ticket for ticket in tickets if self._recognised(ticket)]
         if recognised:
             self._admission.enter(recognised, patient)
-        with self._decoding_lock:
-            self._decoding += len(recognised)
         for ticket in recognised:
-            ticket.answer.add_done_callback(functools.partial(self._ended_itself, ticket))
-            if not self._line.put(ticket, bulk):
-                self._end(ticket, Stopping("the service is stopping; send the request to another one."))
+            if not self._pipeline.take(ticket):
+                self._admission.end(ticket, Stopping("the service is stopping; send the request to another one."))
         return tickets
 
-    def _recognised(self, ticket: Ticket[_Done]) -> bool:
+    def _recognised(self, ticket: Ticket[Computed]) -> bool:
         """End the ticket of what is no image at all: that takes nobody's place, and waits for nobody."""
         try:
             check_signature(ticket.image, self._limits)
@@ -263,11 +233,7 @@ class Embedder:
             return False
         return True
 
-    def _ended_itself(self, ticket: Ticket[_Done], _: object) -> None:
-        """Free the place of a ticket that was cancelled."""
-        self._admission.leave(ticket)
-
-    async def _ended(self, tickets: Sequence[Ticket[_Done]]) -> None:
+    async def _ended(self, tickets: Sequence[Ticket[Computed]]) -> None:
         """Wait until all tickets have ended, at their deadline at the latest; cancelled, cancel them."""
         try:
             all_ended = asyncio.gather(*(asyncio.wrap_future(t.answer) for t in tickets), return_exceptions=True)
@@ -277,73 +243,19 @@ class Embedder:
             for ticket in tickets:
                 ticket.answer.cancel()
 
-    def _end_late(self, tickets: Sequence[Ticket[_Done]]) -> None:
+    def _end_late(self, tickets: Sequence[Ticket[Computed]]) -> None:
         for ticket in tickets:
-            self._end(ticket, DeadlinePassed("the image took longer than its request may take; send it again later."))
-
-    def _end(self, ticket: Ticket[_Done], answer: _Done | BaseException) -> None:
-        """Answer a ticket that has no answer yet. Its place is free before its caller hears, so that the next request finds it so."""
-        if not self._admission.leave(ticket) or not ticket.answer.set_running_or_notify_cancel():
-            return
-        if isinstance(answer, BaseException):
-            ticket.answer.set_exception(answer)
-        else:
-            ticket.answer.set_result(answer)
-
-    def _decode_all(self) -> None:
-        """Have one image after the other decoded, and hand its pixels on to the batcher."""
-        while tickets := self._line.take():
-            for ticket in tickets:
-                try:
-                    self._decode(ticket)
-                except BaseException as error:  # noqa: BLE001 - a declared boundary: whatever it is belongs to the one who waits
-                    self._end(ticket, error)
-                finally:
-                    with self._decoding_lock:
-                        self._decoding -= 1
-
-    def _decode(self, ticket: Ticket[_Done]) -> None:
-        if ticket.answer.done():
-            if ticket.answer.cancelled():
-                self._metrics.image_cancelled()
-            return
-        begun = time.monotonic()
-        if ticket.deadline < begun:
-            raise DeadlinePassed("the image waited longer than its request may take; send it again later.")
-        try:
-            decoded = self._decoders.decode(
-                ticket.image, square=ticket.computed or not ticket.thumbnail, thumbnail=ticket.thumbnail
+            self._admission.end(
+                ticket, DeadlinePassed("the image took longer than its request may take; send it again later.")
             )
-        finally:
-            self._decode_pace.passed(1, begun, time.monotonic())
-        if not ticket.computed:
-            self._end(ticket, _Done(decoded, None, time.monotonic() - begun, begun - ticket.since))
-            return
-        assert decoded.square is not None
-        pixels = self._preprocess.normalised(decoded.square)
-        decode_s = time.monotonic() - begun
-        tokens = self._batcher.submit(pixels, ticket.deadline, ticket.bulk, ticket.patches)
 
-        def computed(tokens: Future[TokensOfOne]) -> None:
-            if tokens.cancelled():  # its ticket ended first
-                if ticket.answer.cancelled():
-                    self._metrics.image_cancelled()
-                return
-            error = tokens.exception()
-            if error is None:
-                self._answered_at = time.monotonic()
-            self._end(ticket, error or _Done(decoded, tokens.result(), decode_s, begun - ticket.since))
-
-        ticket.answer.add_done_callback(lambda _: tokens.cancel())  # nothing, where they are there
-        tokens.add_done_callback(computed)
-
-    def _answer(self, ticket: Ticket[_Done], output: str | None) -> Answer:
+    def _answer(self, ticket: Ticket[Computed], output: str | None) -> Answer:
         answer = self._outcome(ticket, output)
         if not isinstance(answer, Embedded):
             self._metrics.image_refused(answer.code)
         return answer
 
-    def _outcome(self, ticket: Ticket[_Done], output: str | None) -> Answer:
+    def _outcome(self, ticket: Ticket[Computed], output: str | None) -> Answer:
         error = ticket.answer.exception()
         if isinstance(error, Refusal):
             return error

@@ -54,7 +54,7 @@ def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
 def assume_pace(embedder: Embedder, seconds_per_image: float) -> None:
     """Have the embedder believe that its passes took so long."""
     now = time.monotonic()
-    embedder._batcher.pace.passed(1000, now, now + 1000 * seconds_per_image)
+    embedder._pipeline._batcher.pace.passed(1000, now, now + 1000 * seconds_per_image)
 
 
 class Gate:
@@ -318,7 +318,7 @@ def test_a_query_goes_before_an_upload(make_embedder: Callable[..., Embedder], p
     query = threading.Thread(target=ask, args=("query", 1))
     query.start()
     until = time.monotonic() + TIMEOUT_S
-    while embedder._decoding:
+    while embedder._pipeline._decoding:
         assert time.monotonic() < until
         time.sleep(0.01)
     gate.open.set()
@@ -390,12 +390,12 @@ def test_what_a_cancelled_caller_left_waiting_holds_no_memory(
         task = asyncio.create_task(embedder.embed_async([png()] * 60))
         while embedder.waiting_for_network < 59:
             await asyncio.sleep(0.01)
-        before = sum(item.pixels.nbytes for *_, item in embedder._batcher._line._heap)
+        before = sum(item.pixels.nbytes for *_, item in embedder._pipeline._batcher._line._heap)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
         assert before > 0
-        assert sum(item.pixels.nbytes for *_, item in embedder._batcher._line._heap) == 0
+        assert sum(item.pixels.nbytes for *_, item in embedder._pipeline._batcher._line._heap) == 0
         assert (embedder.queued_images, embedder.queued_bytes) == (0, 0)
 
     asyncio.run(main())

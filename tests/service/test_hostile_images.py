@@ -88,7 +88,7 @@ def embed(service: TestClient) -> Iterator[Embed]:
 
 
 def decoder_of(service: TestClient) -> Decoders:
-    decoders: Decoders = service.app.state.service.models.default.embedder._decoders  # type: ignore[attr-defined]
+    decoders: Decoders = service.app.state.service.models.default.embedder._pipeline._decoders  # type: ignore[attr-defined]
     return decoders
 
 

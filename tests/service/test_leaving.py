@@ -34,7 +34,9 @@ WAYS = {
 
 @pytest.fixture
 def url(make_settings: Callable[..., Settings], network_gate: threading.Event) -> Iterator[str]:
-    with listening_service(make_settings(batch_images=1, queue_images=64)) as port:
+    # A busy machine takes a second for the first image; what is reckoned from that refuses nobody here.
+    settings = make_settings(batch_images=1, queue_images=64, queue_wait_s=60)
+    with listening_service(settings) as port:
         found = f"http://127.0.0.1:{port}"
         httpx.put(f"{found}/v1/collections/c").raise_for_status()
         network_gate.clear()
