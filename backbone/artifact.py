@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from backbone import golden
 from backbone.architecture import Architecture, build
-from backbone.durable import read_file
+from backbone.durable import hash_file, read_file
 from backbone.errors import ArchitectureInvalid, ArtifactInvalid, PathMissing
 from backbone.manifest import Manifest, weights_digest
 from backbone.preprocess import Preprocess
@@ -131,7 +130,7 @@ def _check_files(path: Path, manifest: Manifest) -> None:
         raise ArtifactInvalid(f"the manifest of {path} does not list the files of an artifact; export it again.")
     for name, expected in manifest.files.items():
         try:
-            found = hashlib.sha256(read_file(path / name)).hexdigest()
+            found = hash_file(path / name)
         except PathMissing as error:
             raise ArtifactInvalid(f"{path} lacks {name}; copy or export the artifact again.") from error
         if found != expected:

@@ -115,12 +115,18 @@ def read_file(path: Path) -> bytes:
         PathMissing: there is no such file.
         StorageFailed: it cannot be read.
     """
-    try:
+    with _reading(path):
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise PathMissing(f"{path} does not exist; check the path.") from error
-    except OSError as error:
-        raise _storage_failed("read", path, error) from error
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of the bytes of `path`, in hexadecimal; they are never in memory together.
+
+    Raises:
+        PathMissing, StorageFailed: as `read_file`.
+    """
+    with _reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_directory(path: Path) -> None:
@@ -237,6 +243,16 @@ def _swap_in(temporary: Path, path: Path) -> None:
         shutil.rmtree(aside)
     else:
         temporary.rename(path)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PathMissing(f"{path} does not exist; check the path.") from error
+    except OSError as error:
+        raise _storage_failed("read", path, error) from error
 
 
 def _storage_failed(verb: str, path: Path, error: OSError) -> StorageFailed:

@@ -159,11 +159,11 @@ class Collection:
             return self._records.picture(connection, id)
 
     def stored(self, ids: Sequence[str]) -> dict[str, Stored]:
-        """Return content hash and source of those of these ids that are there."""
+        """Return content hash, label and source of those of these ids that are there."""
         return self._stored(Ids(tuple(ids)))
 
     def sources(self) -> dict[str, Stored]:
-        """Return content hash and source of every point that came from a file."""
+        """Return content hash, label and source of every point that came from a file."""
         return {id_: stored for id_, stored in self._stored(EVERYTHING).items() if stored.source is not None}
 
     def _stored(self, condition: Condition) -> dict[str, Stored]:

@@ -1,13 +1,15 @@
 """The batch job: a whole list of images into a collection, in bounded memory, and again only for what is new or changed.
 
 A reader looks at each file's size and modification time, then at its content's hash, and hands chunks of files to a sink; a few
-chunks are under way at once, so that files are read and decoded while the network computes. A chunk is durable when its sink has
-answered, so a job that was stopped or killed goes on where it was.
+chunks are under way at once, so that files are read and decoded while the network computes. A file whose size, time and label are
+those of its point is taken for unchanged and not opened: what is written into it with both of them kept is not noticed. A chunk is
+durable when its sink has answered, so a job that was stopped or killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import stat
 import threading
@@ -161,9 +163,9 @@ def _read(image: ListedImage, known: Known | None, max_image_bytes: int) -> Inco
     """Return what has to be put for a file, or None where nothing changed: first by size and time, then by content."""
     # Before the bytes are read: if the file is written meanwhile, its time differs on the next run, and it is read again.
     status = image.path.stat()
-    source = Source(str(image.path.absolute()), status.st_size, status.st_mtime_ns)
-    if known is not None and known.label == image.label and _same_file(known.source, source):
+    if known is not None and known.label == image.label and _same_file(known.source, status):
         return None
+    source = Source(str(image.path.absolute()), status.st_size, status.st_mtime_ns)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     if status.st_size > max_image_bytes:
@@ -177,8 +179,8 @@ def _read(image: ListedImage, known: Known | None, max_image_bytes: int) -> Inco
     return Incoming(image.id, hash_image(data), data, label=image.label, source=source)
 
 
-def _same_file(before: Source, now: Source) -> bool:
-    return (before.size, before.mtime_ns) == (now.size, now.mtime_ns)
+def _same_file(before: Source, now: os.stat_result) -> bool:
+    return (before.size, before.mtime_ns) == (now.st_size, now.st_mtime_ns)
 
 
 def _count(result: IndexResult, placed: Placed, refusals: Refusals) -> None:

@@ -1,42 +1,50 @@
-"""The batch job's way into a data directory on this machine."""
+"""The batch job's way into a data directory on this machine.
+
+The artifact is verified at the start, because its fingerprint binds the collection. Its network starts with the first image that
+needs it: over unchanged files there is none, and a start takes longer than looking at thousands of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from backbone.artifact import load_artifact
 from backbone.decode import ALL_FORMATS, DecodeLimits
 from service.embedder import Answer, Embedder
 from service.incoming import Incoming, Placed
 from service.ingest import ingest
+from service.late import Late
 from service.library import Collection, Library
-from service.models import load_model
+from service.models import start_model
 from service.points import Keep
 from service.settings import Settings
 from service.sinks import Known
 
-_PAGE_POINTS = 1000
 _LEAST_QUEUE_IMAGES = 256  # more than the job ever has under way: its own queue never refuses it
 
 
 class LocalSink:
-    """A collection of this process, with the embedder of its model."""
+    """A collection of this process, with the embedder of its model, which starts when it is needed."""
 
-    def __init__(self, collection: Collection, embedder: Embedder) -> None:
+    def __init__(self, collection: Collection, embedder: Late[Embedder]) -> None:
         self._collection = collection
         self._embedder = embedder
 
     def known(self) -> Mapping[str, Known]:
         """Return what was indexed from files before, by id."""
-        stored = self._collection.sources()
         return {
-            id_: Known(stored[id_].content_hash, label, source)
-            for id_, label in self._labels()
-            if id_ in stored and (source := stored[id_].source) is not None
+            id_: Known(stored.content_hash, stored.label, stored.source)
+            for id_, stored in self._collection.sources().items()
+            if stored.source is not None
         }
 
     def put(self, items: Sequence[Incoming]) -> Sequence[Placed]:
-        """Embed and store images, replacing other content under their ids; return when that is durable."""
+        """Embed and store images, replacing other content under their ids; return when that is durable.
+
+        Raises:
+            BackboneError, SettingsInvalid: an image needs the network, and no runtime computes what the artifact was written with.
+        """
         return ingest(self._collection, items, self._embed, replacing=True)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -44,15 +52,7 @@ class LocalSink:
         return self._collection.delete(ids=ids)
 
     def _embed(self, images: Sequence[bytes]) -> Sequence[Answer]:
-        return self._embedder.embed(images, thumbnails=self._collection.keep == "thumbnail", patient=True)
-
-    def _labels(self) -> Iterator[tuple[str, str | None]]:
-        cursor: str | None = None
-        while True:
-            points, cursor = self._collection.scroll(_PAGE_POINTS, cursor)
-            yield from ((point.id, point.label) for point in points)
-            if cursor is None:
-                return
+        return self._embedder.get().embed(images, thumbnails=self._collection.keep == "thumbnail", patient=True)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def open_local_sink(
     Raises:
         DirectoryLocked: a service or another job holds the data directory.
         FingerprintMismatch: the collection holds the vectors of another model.
-        BackboneError: the artifact cannot be had.
+        BackboneError: the artifact is missing or damaged, or the collection would be new and no runtime computes it.
     """
     roomy = settings.model_copy(update={"queue_images": max(settings.queue_images, _LEAST_QUEUE_IMAGES)})
     limits = DecodeLimits(
@@ -81,13 +81,16 @@ def open_local_sink(
         max_chunks=settings.max_chunks,
         formats=formats,
     )
-    library = Library.open(settings.data, settings.threads)
-    try:
-        model = load_model(roomy, settings.artifact[0], limits)
-        try:
-            made, _ = library.create(collection, model.fingerprint, model.artifact.manifest.dimension, keep)
-            yield LocalSink(made, model.embedder)
-        finally:
-            model.embedder.close()
-    finally:
-        library.close()
+    with Library.open(settings.data, settings.threads) as library, ExitStack() as started:
+        artifact = load_artifact(settings.artifact[0])
+
+        def start() -> Embedder:
+            embedder = start_model(roomy, artifact, limits).embedder
+            started.callback(embedder.close)
+            return embedder
+
+        embedder = Late(start)
+        if not any(each.name == collection for each in library.collections()):
+            embedder.get()  # every image will need it, and a network that does not compute leaves no empty collection behind
+        made, _ = library.create(collection, artifact.fingerprint, artifact.manifest.dimension, keep)
+        yield LocalSink(made, embedder)

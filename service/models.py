@@ -146,15 +146,25 @@ def load_models(settings: Settings, metrics: Metrics) -> Iterator[Models]:
 def load_model(
     settings: Settings, path: Path, limits: DecodeLimits | None = None, metrics: Metrics | None = None
 ) -> LoadedModel:
-    """Load and verify the artifact in directory `path`, choose its runtime and start its embedder.
+    """Load and verify the artifact in directory `path`, and start it.
+
+    Raises:
+        BackboneError: the artifact is missing or damaged, and as `start_model`.
+    """
+    return start_model(settings, load_artifact(path), limits, metrics)
+
+
+def start_model(
+    settings: Settings, artifact: Artifact, limits: DecodeLimits | None = None, metrics: Metrics | None = None
+) -> LoadedModel:
+    """Choose the runtime of a verified artifact and start its embedder.
 
     `limits` says what an image may cost where its owner, and not a stranger, hands it in; None takes the settings'.
     `metrics` counts what it does, where somebody looks.
 
     Raises:
-        BackboneError: the artifact is missing, damaged, or no runtime computes what it was written with.
+        BackboneError, SettingsInvalid: no runtime that is installed computes what the artifact was written with.
     """
-    artifact = load_artifact(path)
     cores = usable_cores()
     choice = choose_runtime(artifact, settings.runtime, settings.precision, settings.threads or cores)
     embedder = Embedder(

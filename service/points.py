@@ -84,9 +84,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is known of a point's content without reading it."""
+    """What is known of a point without reading its content."""
 
     content_hash: bytes
+    label: str | None
     source: Source | None
 
 

@@ -231,12 +231,12 @@ class Records:
         return bytes(picture)
 
     def stored(self, connection: sqlite3.Connection, condition: Condition) -> dict[str, Stored]:
-        """Return content hash and source of the points that a condition selects, by id."""
+        """Return content hash, label and source of the points that a condition selects, by id."""
         if condition == EVERYTHING:
             found = read_rows(connection, "collection = ?", (self.collection,))
         else:
             found = _read_some(connection, self.matching(connection, condition))
-        return {row.id: Stored(row.content_hash, _source(row)) for row in found}
+        return {row.id: Stored(row.content_hash, row.label, _source(row)) for row in found}
 
     def labels_by_row(self, connection: sqlite3.Connection) -> dict[int, str]:
         """Return the label of every labelled point, by row."""

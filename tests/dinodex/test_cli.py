@@ -176,6 +176,28 @@ def test_a_rerun_embeds_only_what_is_new_or_changed(index: Callable[..., tuple[i
     assert index()[1].startswith("0 created, 0 replaced, 4 unchanged")
 
 
+def test_a_runtime_that_is_missing_is_missed_by_the_first_image_that_needs_it(
+    index: Callable[..., tuple[int, str, str]],
+    photos: Path,
+    other_artifact: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = tmp_path / "refused.jsonl"
+    without_onnx = other_artifact.path
+    assert index(artifact=without_onnx)[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setenv("DINODEX_RUNTIME", "openvino")
+        assert index(artifact=without_onnx)[1].startswith("0 created, 0 replaced, 4 unchanged")
+        (photos / "cats" / "0.png").symlink_to(photos / "nowhere")
+        (photos / "dogs" / "5.png").write_bytes(encoded(picture(seed=5)))
+        code, out, err = index("--report", report, artifact=without_onnx)
+        assert (code, out, is_one_sentence(err)) == (78, "", True)
+        assert "model.onnx" in err
+        assert [json.loads(line)["id"] for line in report.read_text().splitlines()] == ["cats/0.png"]
+    assert index(artifact=without_onnx)[1].startswith("1 created, 0 replaced, 4 unchanged, 1 refused")
+
+
 def test_nothing_but_refusals_is_an_error(index: Callable[..., tuple[int, str, str]], photos: Path) -> None:
     for path in photos.rglob("*.*"):
         path.write_bytes(b"")
@@ -190,10 +212,11 @@ def test_a_damaged_artifact_and_one_of_another_model(
     whole = bytearray(weights.read_bytes())
     whole[-1] ^= 1
     weights.write_bytes(bytes(whole))
-    code, _, err = index(artifact=damaged)
-    assert (code, is_one_sentence(err)) == (65, True)
-    assert "weights.safetensors" in err
-    assert index()[0] == 0
+    for collection in ("new", "over unchanged files"):
+        code, _, err = index(artifact=damaged)
+        assert (code, is_one_sentence(err)) == (65, True), collection
+        assert "weights.safetensors" in err
+        assert index()[0] == 0
     code, _, err = index(artifact=other_artifact.path)
     assert (code, is_one_sentence(err)) == (65, True)
     assert index()[0] == 0

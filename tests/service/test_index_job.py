@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from backbone.errors import DirectoryLocked, StorageFailed
+from backbone.errors import DirectoryLocked, SelfTestFailed, StorageFailed
 from backbone.listing import list_images
-from service import index_job
+from service import index_job, runtime
 from service.errors import FingerprintMismatch, InvalidVector, Saturated
 from service.incoming import Incoming, Placed
 from service.index_job import IndexResult, index_folder, stopping_on_sigterm
@@ -22,6 +22,7 @@ from service.sinks import Known
 
 if TYPE_CHECKING:
     from backbone import Artifact
+    from service.runtime import Family
     from service.settings import Settings
 
 PER_CLASS = 3
@@ -276,6 +277,70 @@ def test_what_is_unchanged_is_not_embedded_again(
         monkeypatch.setattr(Embedder, "embed", None)  # would fail
         assert counts(index_folder(list_images(folder), sink)) == (0, 0, 6, 0)
         assert sink.delete(["cat/0.png", "nobody"]) == 1
+
+
+def no_runtime(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From now on let the runtimes of every family refuse to be made; return a list that grows with those asked for."""
+    asked: list[str] = []
+
+    def refuse(artifact: Artifact, threads: int) -> Family:
+        asked.append(artifact.fingerprint)
+        raise SelfTestFailed("it gives other vectors")
+
+    for family in runtime.FAMILIES:
+        monkeypatch.setitem(runtime.FAMILIES, family, refuse)
+    return asked
+
+
+def test_over_unchanged_files_neither_the_network_nor_a_decoder_starts(
+    folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_local_sink(make_settings(), "c") as sink:
+        index_folder(list_images(folder), sink)
+    asked = no_runtime(monkeypatch)
+    touch(folder / "cat" / "0.png")
+    threads = set(threading.enumerate())
+    with open_local_sink(make_settings(), "c") as sink:
+        assert counts(index_folder(list_images(folder), sink)) == (0, 0, 6, 0)
+        started = {thread.name for thread in set(threading.enumerate()) - threads}
+    assert asked == []
+    assert not {name for name in started if name.startswith(("decode", "batcher"))}
+
+
+def test_a_network_that_does_not_compute_ends_the_job_at_the_first_image_that_needs_it(
+    folder: Path,
+    make_settings: Callable[..., Settings],
+    png: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    with open_local_sink(make_settings(), "c") as sink:
+        index_folder(list_images(folder), sink)
+    (folder / "cat" / "0-gone.png").symlink_to(folder / "nowhere")
+    for index in range(8):
+        (folder / "dog" / f"new-{index}.png").write_bytes(png(seed=50 + index))
+    report = tmp_path / "refused.jsonl"
+    monkeypatch.setattr(index_job, "CHUNK_IMAGES", 1)  # several are under way, and all of them need it
+    with monkeypatch.context() as patched:
+        asked = no_runtime(patched)
+        with open_local_sink(make_settings(), "c") as sink, pytest.raises(SelfTestFailed, match="other vectors"):
+            index_folder(list_images(folder), sink, report=report)
+    assert len(asked) == 1
+    assert [json.loads(line)["id"] for line in report.read_text().splitlines()] == ["cat/0-gone.png"]
+    with open_local_sink(make_settings(), "c") as sink:
+        assert counts(index_folder(list_images(folder), sink)) == (8, 0, 6, 1)
+
+
+def test_a_network_that_does_not_compute_leaves_no_new_collection(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.library import Library
+
+    no_runtime(monkeypatch)
+    with pytest.raises(SelfTestFailed), open_local_sink(make_settings(), "c"):
+        pass
+    with Library.open(make_settings().data) as library:
+        assert library.collections() == []
 
 
 def test_the_collection_and_the_directory_are_held(
