@@ -113,7 +113,7 @@ def embed_one_after_the_other(artifact: Artifact, photos: Path) -> None:
     runtime = choose_runtime(artifact, threads=torch.get_num_threads()).runtime
     paths = [image.path for image in list_images(photos).images]
     for start in range(0, len(paths), BATCH):
-        runtime.run(np.stack([artifact.preprocess(read_file(path)) for path in paths[start : start + BATCH]]))
+        runtime.run(np.stack([artifact.preprocess(read_file(path)) for path in paths[start : start + BATCH]]), False)
 
 
 def write_photographs(folder: Path, images: int, side: int = 800) -> None:
