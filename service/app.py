@@ -2,7 +2,7 @@
 
 Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), the end of the service
 (`draining`), room for one more image (`early_refusal`),
-memory (`request_memory`) and time (`receipt`) for the body, paths as they were sent, the shape of 413.
+what a body announces (`announced`), memory (`request_memory`) and time (`receipt`) for it, paths as they were sent, the shape of 413.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import openapi, problems, traces
 from service.access import RequireKey
+from service.announced import WithinAnnounced
 from service.ceiling import memory_ceiling
 from service.draining import Drain, RefuseWhileStopping
 from service.early_refusal import RefuseEarly
@@ -75,7 +76,7 @@ class Application(FastAPI):
         inner = TooLargeAsProblem(super().build_middleware_stack())
         timed = BodyInTime(RawPath(inner), self.settings.body_timeout_s)
         bounded = WithinMemory(timed, self.request_memory, self.settings.max_body_bytes)
-        roomy = RefuseWhileStopping(RefuseEarly(bounded), self.drain)
+        roomy = RefuseWhileStopping(RefuseEarly(WithinAnnounced(bounded)), self.drain)
         return RequestLog(RequireKey(roomy, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
 
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.announced import tell_too_large
 from service.metrics import Metrics
 from service.settings import Settings
 from service.strict_http import StrictConnection
@@ -61,6 +62,7 @@ class PunctualProtocol(H11Protocol):
     header_timeout_s: ClassVar[float]
     body_timeout_s: ClassVar[float]
     write_timeout_s: ClassVar[float]
+    max_body_bytes: ClassVar[int]
     metrics: ClassVar[Metrics]
     conn: StrictConnection
 
@@ -104,6 +106,13 @@ class PunctualProtocol(H11Protocol):
         """Take what came, and wait for what comes next."""
         super().data_received(data)
         self._watch_receipt()
+
+    def handle_events(self) -> None:
+        """Take what the bytes that came are; an application that waits for a body hears at once that it will be too large."""
+        super().handle_events()
+        if self.cycle is not None and self.conn.announced_bytes > self.max_body_bytes:
+            tell_too_large(cast(Scope, self.scope))
+            self.cycle.message_event.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
@@ -150,6 +159,8 @@ class PunctualProtocol(H11Protocol):
 
 
 def protocol_of(settings: Settings, metrics: Metrics) -> type[PunctualProtocol]:
-    """Return the protocol with the deadlines of the settings, which counts what it refuses."""
-    deadlines = {name: getattr(settings, name) for name in ("header_timeout_s", "body_timeout_s", "write_timeout_s")}
-    return type("Protocol", (PunctualProtocol,), {**deadlines, "metrics": metrics})
+    """Return the protocol with the limits of the settings, which counts what it refuses."""
+    names = ("header_timeout_s", "body_timeout_s", "write_timeout_s", "max_body_bytes")
+    return type(
+        "Protocol", (PunctualProtocol,), {**{name: getattr(settings, name) for name in names}, "metrics": metrics}
+    )

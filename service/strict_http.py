@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import h11
 
+from service.announced import left_of_chunk
+
 FREE_CHUNKS: Final = 1000  # of a body; how a caller cuts a small body is its affair
 LEAST_CHUNK_BYTES: Final = (
     64  # on average after that: each chunk costs some 5 microseconds of the one thread that all callers share
@@ -20,7 +22,12 @@ class StrictConnection(h11.Connection):
         self._max_header_bytes = max_incomplete_event_size
         self.refusal_status = 400  # of what `next_event` has refused
         self._chunks = 0
-        self._chunk_bytes = 0
+        self._body_bytes = 0
+
+    @property
+    def announced_bytes(self) -> int:
+        """Return how large the body will be at least: what has come, and the rest of the chunk that has begun."""
+        return self._body_bytes + left_of_chunk(self._reader)
 
     def next_event(self) -> Any:  # noqa: ANN401 - h11's events have no common type
         """Return the next event.
@@ -42,14 +49,14 @@ class StrictConnection(h11.Connection):
         if isinstance(event, h11.Request):
             if _size_of(event) > self._max_header_bytes:
                 raise h11.RemoteProtocolError("headers too large", error_status_hint=431)
-            self._chunks = self._chunk_bytes = 0
+            self._chunks = self._body_bytes = 0
             names = {name for name, _ in event.headers}
             if {b"content-length", b"transfer-encoding"} <= names:
                 raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding", error_status_hint=400)
         elif isinstance(event, h11.Data):
             self._chunks += event.chunk_start
-            self._chunk_bytes += len(event.data)
-            if self._chunks > FREE_CHUNKS + self._chunk_bytes // LEAST_CHUNK_BYTES:
+            self._body_bytes += len(event.data)
+            if self._chunks > FREE_CHUNKS + self._body_bytes // LEAST_CHUNK_BYTES:
                 raise h11.RemoteProtocolError("chunks of a few bytes each", error_status_hint=400)
         return event
 

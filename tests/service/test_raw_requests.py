@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
 import pytest
 from pictures import encoded, picture
 from processes import ServiceProcess, service_process
 from sockets import all_of, connected
+
+from service.announced import left_of_chunk
+from service.strict_http import StrictConnection
 
 if TYPE_CHECKING:
     from backbone import Artifact
@@ -29,6 +33,7 @@ GOOD = encoded(picture())
 NAMED = f"Host: x\r\nX-API-Key: {KEY}\r\n".encode()
 EMBED = b"POST /v1/embed HTTP/1.1\r\nContent-Type: image/png\r\n" + NAMED
 PUT = b"PUT /v1/collections/c/points/p HTTP/1.1\r\nContent-Type: image/png\r\n" + NAMED
+MODEL = b"GET /v1/model HTTP/1.1\r\n" + NAMED
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 CLOSE = b"Connection: close\r\n\r\n"
 
@@ -75,6 +80,11 @@ def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+def headers(answer: bytes) -> dict[str, str]:
+    head = answer.partition(b"\r\n\r\n")[0].decode().lower()
+    return dict(line.split(": ", 1) for line in head.splitlines()[1:])
+
+
 def problem(answer: bytes) -> dict[str, object]:
     found: dict[str, object] = json.loads(answer.partition(b"\r\n\r\n")[2])
     return found
@@ -114,7 +124,7 @@ SMALL = b"1\r\nx\r\n"
         (b"-2\r\nxx\r\n0\r\n\r\n", 400),
         (b"2\r\nxxx\r\n0\r\n\r\n", 400),
         (b"8" + b"0" * 40 + b"\r\nxx\r\n", 400),
-        (b"8000000000000000\r\nxx\r\n", 408),  # it might still come, but not in time
+        (b"8000000000000000\r\nxx\r\n", 413),
         (b"2;" + b"a" * 100_000, 400),
         (SMALL * 1_000 + b"0\r\n\r\n", 415),
         (SMALL * 3_000_000 + b"0\r\n\r\n", 400),
@@ -139,6 +149,76 @@ def test_s27_chunks_that_harm_end_the_connection_and_cost_little(served: Served,
     assert served.service.cpu_s() - before < 1
 
 
+def chunk(size: int, data: bytes = b"") -> bytes:
+    """Return the header of a chunk, and what comes of it: all, or less."""
+    return f"{size:x}\r\n".encode() + data + (b"\r\n" if len(data) == size else b"")
+
+
+@pytest.mark.parametrize("before", [0, 1, 600_000])
+def test_s27_a_chunk_may_be_as_large_as_what_is_left_of_the_body_and_no_byte_larger(
+    served: Served, before: int
+) -> None:
+    head = EMBED + b"Connection: close\r\n" + CHUNKED + (chunk(before, b"x" * before) if before else b"")
+    left = BODY_BYTES - before
+    assert status(served.send(head + chunk(left, b"x" * left) + b"0\r\n\r\n")) == 415
+    assert status(served.send(head + chunk(left, b"x" * left) + chunk(1))) == 413
+    assert status(served.send(head + chunk(left + 1))) == 413
+    assert status(served.send(head + chunk(left + 1, b"x" * left))) == 413
+
+
+PUT_C = b"PUT /v1/collections/c HTTP/1.1\r\nContent-Type: application/json\r\n" + NAMED
+OPENAI = b"POST /v1/embeddings HTTP/1.1\r\nContent-Type: application/json\r\n" + NAMED
+FORM = EMBED.replace(b"image/png", b"multipart/form-data; boundary=b")
+
+
+@pytest.mark.parametrize(
+    ("head", "later"),  # a route that reads no body has answered before a later chunk comes
+    [(MODEL, False), *((head, later) for head in (EMBED, FORM, PUT_C, OPENAI) for later in (False, True))],
+    ids=lambda value: value.decode().split()[1] if isinstance(value, bytes) else "later" if value else "at once",
+)
+def test_s27_a_chunk_that_is_announced_too_large_is_refused_as_a_length_is(
+    served: Served, head: bytes, later: bool
+) -> None:
+    begun_cpu_s = served.service.cpu_s()
+    counter = re.compile(rb'(?m)^dinodex_refusals_total{code="body_too_large"} (\S+)')
+    by_length = served.send(head + f"Content-Length: {2**63}\r\n\r\nx".encode())
+    before = counter.search(served.get("/metrics"))
+    assert before is not None
+    with connected(served.service.port) as connection:
+        connection.sendall(head + CHUNKED + (b"" if later else chunk(2**63)))
+        if later:
+            time.sleep(0.1)
+            connection.sendall(chunk(2**63))
+        by_chunk = all_of(connection)
+    of_length, of_chunk = headers(by_length), headers(by_chunk)
+    assert of_chunk.keys() - {"x-model-fingerprint"} == of_length.keys() - {"x-model-fingerprint"}
+    assert of_chunk["connection"] == "close"
+    assert status(by_length) == status(by_chunk) == 413
+    assert {**problem(by_length), "request_id": None} == {**problem(by_chunk), "request_id": None}
+    after = counter.search(served.get("/metrics"))
+    assert after is not None
+    assert float(after[1]) == float(before[1]) + 1
+    request_id = of_chunk["x-request-id"]
+    [line] = [line for line in served.service.lines() if line.get("request_id") == request_id]
+    assert (line["event"], line["status"], line["code"]) == ("request", 413, "body_too_large")
+    assert served.service.cpu_s() - begun_cpu_s < 1
+
+
+def test_s27_without_a_key_a_chunk_too_large_is_401(served: Served) -> None:
+    assert status(served.send(EMBED.replace(KEY.encode(), WRONG_KEY.encode()) + CHUNKED + chunk(2**63))) == 401
+
+
+def test_s27_h11_still_tells_what_is_left_of_a_chunk() -> None:
+    connection = StrictConnection(2**16)
+    connection.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\n" + CHUNKED + b"3\r\nabc\r\n" + chunk(2**63))
+    found = []
+    while (event := connection.next_event()) is not h11.NEED_DATA:
+        found.append(connection.announced_bytes)
+        assert isinstance(event, h11.Request | h11.Data)
+    assert [*found, connection.announced_bytes] == [0, 3, 3 + 2**63]
+    assert left_of_chunk(object()) == 0, "nothing is found where h11 has another reader, and nothing breaks"
+
+
 def test_s28_a_body_shorter_than_it_says_stores_nothing(served: Served) -> None:
     assert status(served.send(b"PUT /v1/collections/c HTTP/1.1\r\n" + NAMED + CLOSE)) in (200, 201)
     for sent in (0, 1, len(GOOD) - 1):
@@ -152,9 +232,6 @@ def test_s28_a_body_shorter_than_it_says_stores_nothing(served: Served) -> None:
     assert b"HTTP/1.1 400 " in answer
     assert status(served.get("/v1/collections/c/points/p")) == 200
     assert not [line for line in served.service.lines() if line.get("status") == 500 or line["event"] == "failed"]
-
-
-MODEL = b"GET /v1/model HTTP/1.1\r\n" + NAMED
 
 
 @pytest.mark.parametrize(
@@ -208,12 +285,11 @@ def test_s35_what_the_web_server_refuses_is_answered_logged_and_counted_as_any_r
     found = problem(answer)
     assert found.keys() == {"type", "title", "status", "detail", "code", "request_id"}
     assert (status(answer), found["status"], found["code"]) == (expected, expected, code)
-    head = answer.partition(b"\r\n\r\n")[0].decode().lower()
-    headers = dict(line.split(": ", 1) for line in head.splitlines()[1:])
-    assert headers.keys() >= SECURITY
-    assert headers["content-type"] == "application/problem+json"
-    assert headers["connection"] == "close"
-    assert headers["x-request-id"] == found["request_id"]
+    shown = headers(answer)
+    assert shown.keys() >= SECURITY
+    assert shown["content-type"] == "application/problem+json"
+    assert shown["connection"] == "close"
+    assert shown["x-request-id"] == found["request_id"]
     after = counter.search(served.get("/metrics"))
     assert after is not None
     assert float(after[1]) == (0 if before is None else float(before[1])) + 1
