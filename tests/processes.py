@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +74,17 @@ class ServiceProcess:
 
 
 @contextmanager
-def service_process(artifact: Path, data: Path, log: Path, **settings: object) -> Iterator[ServiceProcess]:
-    """Start a service on a free port with these settings and no others, and stop it with SIGTERM."""
+def service_process(
+    artifact: Path, data: Path, log: Path, inside: Sequence[str] = (), **settings: object
+) -> Iterator[ServiceProcess]:
+    """Start a service on a free port with these settings and no others, and stop it with SIGTERM.
+
+    `inside` stands in front of its command, and becomes that.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DINODEX_")}
     environment |= {f"DINODEX_{name.upper()}": str(value) for name, value in settings.items()}
     command = [
+        *inside,
         sys.executable,
         "-m",
         "dinodex",

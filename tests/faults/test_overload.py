@@ -8,8 +8,11 @@ import json
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from cgroups import MemoryGroup, NoMemoryGroup, memory_group
 from faults.figures import FIGURES, SEED
 from pictures import encoded, picture
 from PIL import Image
@@ -126,8 +130,30 @@ def largest() -> dict[str, tuple[str, dict[str, str], bytes]]:
     }
 
 
+@pytest.fixture
+def group() -> Iterator[MemoryGroup | None]:
+    """A group whose memory can be limited; where there can be none, None, and the figures say why."""
+    try:
+        with memory_group() as found:
+            yield found
+    except NoMemoryGroup as error:
+        FIGURES.append(f"S42 no limit of the kernel's held the service: {error}")
+        yield None
+
+
+def test_s42_the_kernel_kills_and_counts_what_takes_more_than_its_group_may(group: MemoryGroup | None) -> None:
+    """What the next test sees nothing of."""
+    if group is None:
+        return  # the figures say so
+    group.limit(64 * MiB)
+    for size, status in ((8 * MiB, 0), (128 * MiB, -signal.SIGKILL)):
+        process = subprocess.run([*group.command, sys.executable, "-c", f"b'x' * {size}"], check=False)
+        assert process.returncode == status
+    assert group.kills() == 1
+
+
 def test_s42_the_largest_of_everything_at_once_stays_under_the_ceiling_that_the_service_told(
-    small_vit: Artifact, tmp_path: Path
+    small_vit: Artifact, tmp_path: Path, group: MemoryGroup | None
 ) -> None:
     callers, peak, done = 24, 0, threading.Event()
     statuses: dict[str, set[int]] = {}
@@ -145,11 +171,14 @@ def test_s42_the_largest_of_everything_at_once_stays_under_the_ceiling_that_the_
                 statuses.setdefault(name, set()).add(client.post(path, headers=headers, content=body).status_code)
 
     requests = largest()
-    with service_process(
-        small_vit.path, tmp_path / "data", tmp_path / "log", allow_anonymous=1, body_timeout_s=120, embed_timeout_s=120
-    ) as service:
+    options = {"allow_anonymous": 1, "body_timeout_s": 120, "embed_timeout_s": 120}
+    inside = () if group is None else group.command
+    with service_process(small_vit.path, tmp_path / "data", tmp_path / "log", inside, **options) as service:
         httpx.put(f"http://127.0.0.1:{service.port}/v1/collections/c").raise_for_status()
         [ready] = [line for line in service.lines() if line["event"] == "ready"]
+        ceiling = ready["memory_ceiling_bytes"]
+        if group is not None:
+            group.limit(ceiling)
         watcher = threading.Thread(target=watch)
         watcher.start()
         with ThreadPoolExecutor(callers) as pool:
@@ -165,7 +194,12 @@ def test_s42_the_largest_of_everything_at_once_stays_under_the_ceiling_that_the_
             ).status_code
             == 200
         )
-    ceiling = ready["memory_ceiling_bytes"]
+        if group is not None:
+            FIGURES.append(
+                f"S42 held to the ceiling by the kernel: {group.peak_bytes() / MiB:,.0f} MiB with its own share and page cache "
+                f"({group.cache_bytes() / MiB:,.0f} MiB in the end), {group.kills()} processes killed"
+            )
+            assert group.kills() == 0
     FIGURES.append(
         f"S42 {callers} callers, each with the largest: peak {peak / MiB:,.0f} of {ceiling / MiB:,.0f} MiB; answers {statuses}"
     )
