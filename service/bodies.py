@@ -1,4 +1,4 @@
-"""From an HTTP body to images, vectors and models of `service.schemas`: content types, base64, multipart, npy, percent-encoding.
+"""From an HTTP body to images, vectors and models of `service.schemas`: base64, multipart, npy, percent-encoding.
 
 Nothing here looks into an image. What a request says about itself is checked before anything of it is decoded.
 """
@@ -26,7 +26,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from backbone.errors import EmptyImage, UnsupportedImageType
-from service.errors import InvalidVector, MalformedRequest, TooManyItems, UnsupportedBody
+from service.errors import InvalidVector, MalformedRequest, TooManyItems
 from service.large_json import MOST_VALUES, SLICE_BYTES, parse_bounded, parse_large
 from service.turns import Turns
 
@@ -35,37 +35,6 @@ M = TypeVar("M", bound=BaseModel)
 _BASE64_CHARS = 2**20  # decoded in one go, in 4 milliseconds; four characters are three bytes
 MAX_DATA_URI_HEAD = 100  # characters before the comma
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:")  # the scheme of a URI; base64 has no colon
-
-IMAGE, JSON, MULTIPART, NPY = "image", "json", "multipart", "npy"
-_KINDS = {"application/json": JSON, "multipart/form-data": MULTIPART, "application/x-npy": NPY}
-_NAMES = {IMAGE: "image/*", JSON: "application/json", MULTIPART: "multipart/form-data", NPY: "application/x-npy"}
-
-
-def kind_of(request: Request, *taken: str) -> str:
-    """Return which of the kinds that a route takes the body has, by its content type.
-
-    Raises:
-        UnsupportedBody: another one, or none.
-    """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    kind = IMAGE if content_type.startswith("image/") else _KINDS.get(content_type)
-    if kind is None and content_type.startswith("application/") and content_type.endswith("+json"):
-        kind = JSON
-    if kind not in taken:
-        names = ", ".join(_NAMES[name] for name in taken)
-        raise UnsupportedBody(f"the content type {content_type[:100] or '(none)'} is not taken here; send {names}.")
-    return kind
-
-
-async def json_only(request: Request) -> None:
-    """Refuse a body that is not JSON, for routes that take nothing else.
-
-    Raises:
-        UnsupportedBody: it says that it is something else, or nothing.
-    """
-    # A request with neither header has no body (RFC 9112, section 6.3); curl sends PUT without one that way.
-    if "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0":
-        kind_of(request, JSON)
 
 
 async def read_image(request: Request) -> bytes:

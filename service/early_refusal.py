@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.content_type import IMAGE, declared_kind
 from service.errors import Unavailable
 from service.models import Models
 from service.problems import problem_response
@@ -33,11 +34,7 @@ class RefuseEarly:
 
 
 def _posts_image(scope: Scope) -> bool:
-    return scope["type"] == "http" and scope["method"] == "POST" and _content_type(scope).startswith("image/")
-
-
-def _content_type(scope: Scope) -> str:
-    return Headers(scope=scope).get("content-type", "").lower()
+    return scope["type"] == "http" and scope["method"] == "POST" and declared_kind(Headers(scope=scope)) == IMAGE
 
 
 def _refusal(models: Models) -> Unavailable | None:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.content_type import IMAGE, MULTIPART, NPY, declared_kind
 from service.problems import http_response
 
 # Measured peaks, rounded up. A body that is taken as it is exists in chunks and joined; a form as files, as their bytes, and in chunks;
@@ -25,7 +26,7 @@ COPIES_PARSED: Final = 4
 BYTES_PER_VALUE: Final = 72
 BYTES_PER_KEY: Final = 160
 BYTES_PER_OBJECT: Final = 800
-_COPIES: Final = {"image/": COPIES_TAKEN, "application/x-npy": COPIES_TAKEN, "multipart/": COPIES_OF_FORM}
+_COPIES: Final[dict[str | None, int]] = {IMAGE: COPIES_TAKEN, NPY: COPIES_TAKEN, MULTIPART: COPIES_OF_FORM}
 _STATE: Final = "holding"
 
 
@@ -86,8 +87,7 @@ class WithinMemory:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        content_type = headers.get("content-type", "").lower()
-        copies = next((n for kind, n in _COPIES.items() if content_type.startswith(kind)), COPIES_PARSED)
+        copies = _COPIES.get(declared_kind(headers), COPIES_PARSED)  # whatever is no kind at all counts as the most
         declared = _length(headers)
         if declared > self._max_body_bytes:
             declared = 0  # the framework answers it without reading

@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from service.access import ScopedRoute, reads
 from service.answers import DuplicatesAnswer, JobStarted, OutliersAnswer
-from service.bodies import json_only
 from service.collection import Collection
+from service.content_type import json_only
 from service.duplicates import DuplicateGroup, find_duplicates
 from service.errors import CollectionEmpty
 from service.filters import Filter, Match

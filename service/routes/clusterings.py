@@ -23,7 +23,8 @@ from service.answers import (
     PointAnswer,
     ScrollAnswer,
 )
-from service.bodies import IMAGE, JSON, json_only, kind_of, read_image, read_json
+from service.bodies import read_image, read_json
+from service.content_type import IMAGE, JSON, json_only, kind_of
 from service.errors import CollectionEmpty
 from service.grouping import Recipe
 from service.jobs import Progress

@@ -9,7 +9,8 @@ from starlette.concurrency import run_in_threadpool
 
 from service.access import ScopedRoute
 from service.answers import CollectionAnswer, CollectionsAnswer
-from service.bodies import json_only, path_text
+from service.bodies import path_text
+from service.content_type import json_only
 from service.library import Collection
 from service.models import Models
 from service.openapi import problems

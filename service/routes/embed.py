@@ -13,19 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from backbone.errors import ImageRefused
 from service.access import ScopedRoute, reads
 from service.answers import EmbedAnswer
-from service.bodies import (
-    IMAGE,
-    JSON,
-    MULTIPART,
-    check_count,
-    decode_base64,
-    form_files,
-    kind_of,
-    read_form,
-    read_image,
-    read_json,
-    to_npy,
-)
+from service.bodies import check_count, decode_base64, form_files, read_form, read_image, read_json, to_npy
+from service.content_type import IMAGE, JSON, MULTIPART, kind_of
 from service.embedder import Embedded
 from service.errors import ItemsRefused, MalformedRequest
 from service.models import LoadedModel

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from service.access import ScopedRoute, reads
 from service.answers import EvaluationAnswer, JobStarted, LabelIssuesAnswer
-from service.bodies import json_only
 from service.collection import Collection
+from service.content_type import json_only
 from service.errors import CollectionEmpty
 from service.evaluation import evaluate
 from service.filters import LABELLED, Filter, parse_filter

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service.access import ScopedRoute, reads
 from service.answers import EmbeddingsAnswer, OpenAiModel, OpenAiModels
-from service.bodies import check_count, decode_base64, json_only, path_text, read_json, strip_data_uri
+from service.bodies import check_count, decode_base64, path_text, read_json, strip_data_uri
+from service.content_type import json_only
 from service.embedder import Embedded
 from service.errors import DimensionMismatch
 from service.models import LoadedModel

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from service.access import ScopedRoute, reads
 from service.answers import CountAnswer, DeletedAnswer, PointAnswer, PutItem, ScrollAnswer
-from service.bodies import IMAGE, check_count, json_only, kind_of, parse_object, read_image
+from service.bodies import check_count, parse_object, read_image
+from service.content_type import IMAGE, json_only, kind_of
 from service.errors import PointMissing
 from service.filters import parse_filter
 from service.incoming import Incoming

@@ -13,19 +13,17 @@ from backbone.errors import ImageRefused
 from service.access import ScopedRoute
 from service.answers import Problem, PutAnswer, PutItem
 from service.bodies import (
-    JSON,
-    MULTIPART,
     check_count,
     decode_base64,
     float32,
     form_files,
     form_text,
-    kind_of,
     parse_json,
     parse_npy,
     read_form,
     read_json,
 )
+from service.content_type import JSON, MULTIPART, kind_of
 from service.embedder import Answer
 from service.errors import FingerprintMismatch, Invalid, MalformedRequest
 from service.incoming import Incoming, Placed

@@ -18,7 +18,8 @@ from service.answers import (
     QueryAnswer,
     QueryBatchAnswer,
 )
-from service.bodies import IMAGE, JSON, check_count, json_only, kind_of, parse_object, read_image, read_json
+from service.bodies import check_count, parse_object, read_image, read_json
+from service.content_type import IMAGE, JSON, json_only, kind_of
 from service.filters import parse_filter
 from service.library import Collection
 from service.openapi import body, problems, reference

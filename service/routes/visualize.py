@@ -8,7 +8,8 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from service.access import ScopedRoute, reads
-from service.bodies import IMAGE, kind_of, read_image
+from service.bodies import read_image
+from service.content_type import IMAGE, kind_of
 from service.embedder import PATCHES, Embedded
 from service.models import LoadedModel
 from service.openapi import body, problems
