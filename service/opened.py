@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from anyio import CapacityLimiter
 
+from backbone.cores import usable_cores
 from service.library import Library
 from service.metrics import Metrics
 from service.models import Models, load_models
+from service.search_line import SearchLine
 from service.settings import Settings
 
 
@@ -23,6 +25,7 @@ class Service:
     library: Library
     # For requests that wait for the network or a job, so that these never hold up a search:
     waiting_threads: CapacityLimiter
+    searches: SearchLine
 
 
 @contextmanager
@@ -36,15 +39,21 @@ def open_service(settings: Settings, metrics: Metrics) -> Iterator[Service]:
     library = Library.open(settings.data, settings.threads)
     try:
         with load_models(settings, metrics) as models:
-            _watch(metrics, models, library)
+            searches = SearchLine(
+                settings.threads or usable_cores(),
+                settings.queue_searches,
+                settings.queue_wait_s,
+                settings.embed_timeout_s,
+            )
+            _watch(metrics, models, library, searches)
             # A put holds at least one place of a queue, so more threads than places would have nothing to wait for.
             places = settings.queue_images * len(models.all())
-            yield Service(settings, models, library, CapacityLimiter(places))
+            yield Service(settings, models, library, CapacityLimiter(places), searches)
     finally:
         library.close()
 
 
-def _watch(metrics: Metrics, models: Models, library: Library) -> None:
+def _watch(metrics: Metrics, models: Models, library: Library, searches: SearchLine) -> None:
     embedders = [model.embedder for model in models.all()]
     for name, what, value in (
         ("queue_images", "Images admitted and not yet answered.", lambda: sum(e.queued_images for e in embedders)),
@@ -64,6 +73,8 @@ def _watch(metrics: Metrics, models: Models, library: Library) -> None:
             "Decoder processes that had to be started anew.",
             lambda: sum(e.decoder_restarts for e in embedders),
         ),
+        ("waiting_searches", "Searches whose turn has not come.", lambda: searches.waiting),
+        ("running_searches", "Searches that are computed, each in a thread.", lambda: searches.running),
         ("library_writable", "1 while writes are taken, 0 after the disk failed.", lambda: library.writable),
         ("ready_models", "Models that are loaded.", lambda: len(embedders)),
     ):

@@ -94,7 +94,7 @@ class Pipeline:
 
     def seconds_per_image(self) -> float:
         """Return what an image takes now: of the two stages, the slower one sets the pace."""
-        return max(self._decode_pace.seconds_per_image, self._batcher.pace.seconds_per_image)
+        return max(self._decode_pace.seconds_each, self._batcher.pace.seconds_each)
 
     def take(self, ticket: Ticket[Computed]) -> bool:
         """Begin with an image; False once the pipeline is closed."""

@@ -113,20 +113,25 @@ class Settings(BaseSettings):
         description="Most bytes of encoded images admitted and not yet answered; more are refused with 503. Default: 256 MiB, as many "
         "photographs of 1 MB as images may wait.",
     )
+    queue_searches: Count = Field(
+        1024,
+        description="Most searches (also counts and pages by a filter) that wait for their turn; more are refused with 503. Default: "
+        "1,024, about a second of work on two cores.",
+    )
     queue_wait_s: float = Field(
         4.0,
         gt=0,
         le=3600,
-        description="Seconds of work that may wait in front of a request of up to 4 images, beyond one full forward pass; more are "
-        "refused with 503. Default: 4, so that under overload an answer comes within about 5 seconds or not at all, and soon after it "
-        "as before.",
+        description="Seconds of work that may wait in front of a search, or of a request of up to 4 images beyond one full forward "
+        "pass; more are refused with 503. Default: 4, so that under overload an answer comes within about 5 seconds or not at all, and "
+        "soon after it as before.",
     )
     embed_timeout_s: float = Field(
         30.0,
         gt=0,
         le=3600,
-        description="Seconds from the admission of an image to its vector, then its request is answered 504; what would take longer is "
-        "refused at once. Default: 30, half of what the common proxies wait.",
+        description="Seconds from the admission of an image to its vector, and that a search may wait for its turn, then the request "
+        "is answered 504; what would take longer is refused at once. Default: 30, half of what the common proxies wait.",
     )
     max_body_bytes: Count = Field(
         64 * MiB,

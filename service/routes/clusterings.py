@@ -31,7 +31,8 @@ from service.jobs import Progress
 from service.openapi import body, problems, reference
 from service.points import Cluster, ClusterHit, Clustering
 from service.routes.jobs import WaitS, start
-from service.routes.state import CollectionDep, timings
+from service.routes.searching import searched
+from service.routes.state import CollectionDep
 from service.routes.targets import from_image, resolve
 from service.schemas import ClusteringBody, ClusterNameBody, ClusterQueryBody, ClusterQueryParams, Limit
 
@@ -137,14 +138,18 @@ async def query_clusters(
 ) -> ClusterQueryAnswer:
     """Return the clusters nearest to an image, a vector or a stored point."""
     if kind_of(request, JSON, IMAGE) == IMAGE:
-        target = await from_image(request, collection, await read_image(request), params.fingerprint)
+        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
         limit = params.limit
     else:
         options = await read_json(request, ClusterQueryBody)
-        [target] = await resolve(request, collection, [options])
+        starts = await resolve(request, collection, [options])
         limit = options.limit
-    with timings(request).measure("search"):
-        found = await run_in_threadpool(collection.query_clusters, g, target.vector, limit)
+
+    def work() -> list[ClusterHit]:
+        [target] = starts()
+        return collection.query_clusters(g, target.vector, limit)
+
+    found = await searched(request, work)
     return ClusterQueryAnswer(result=[_hit(each) for each in found])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
@@ -20,10 +20,13 @@ from service.openapi import body, problems
 from service.points import UNSET, Point, hash_image
 from service.routes.leaving import unless_left
 from service.routes.putting import put_all
+from service.routes.searching import searched
 from service.routes.state import CollectionDep, PointId, get_service
 from service.schemas import CountBody, DeleteBody, PatchPointBody, PointText, ScrollBody
 
 router = APIRouter(prefix="/v1/collections/{c}/points", tags=["points"], route_class=ScopedRoute)
+
+T = TypeVar("T")
 
 
 @router.post("/delete", dependencies=[Depends(json_only)], responses=problems(404, 413, 415, 422, 503))
@@ -43,10 +46,13 @@ async def delete_points(request: Request, collection: CollectionDep, body: Delet
 
 
 @router.post(
-    "/scroll", response_model_exclude_unset=True, dependencies=[Depends(json_only)], responses=problems(404, 415, 422)
+    "/scroll",
+    response_model_exclude_unset=True,
+    dependencies=[Depends(json_only)],
+    responses=problems(404, 415, 422, 503, 504),
 )
 @reads
-async def scroll_points(collection: CollectionDep, body: ScrollBody | None = None) -> ScrollAnswer:
+async def scroll_points(request: Request, collection: CollectionDep, body: ScrollBody | None = None) -> ScrollAnswer:
     """List points page by page, in the order of their ids."""
     wanted = body or ScrollBody()
 
@@ -54,19 +60,20 @@ async def scroll_points(collection: CollectionDep, body: ScrollBody | None = Non
         condition = parse_filter(wanted.filter) if wanted.filter is not None else None
         return collection.scroll(wanted.limit, wanted.cursor, condition, with_vector=wanted.with_vector)
 
-    points, cursor = await run_in_threadpool(work)
+    points, cursor = await _read(request, work, wanted.filter)
     return ScrollAnswer(result=[_answer(point) for point in points], next_cursor=cursor)
 
 
-@router.post("/count", dependencies=[Depends(json_only)], responses=problems(404, 415, 422))
+@router.post("/count", dependencies=[Depends(json_only)], responses=problems(404, 415, 422, 503, 504))
 @reads
-async def count_points(collection: CollectionDep, body: CountBody | None = None) -> CountAnswer:
+async def count_points(request: Request, collection: CollectionDep, body: CountBody | None = None) -> CountAnswer:
     """Count the points that a filter matches, or all."""
+    wanted = body or CountBody()
 
     def work() -> int:
-        return collection.count(parse_filter(body.filter) if body is not None and body.filter is not None else None)
+        return collection.count(parse_filter(wanted.filter) if wanted.filter is not None else None)
 
-    return CountAnswer(count=await run_in_threadpool(work))
+    return CountAnswer(count=await _read(request, work, wanted.filter))
 
 
 @router.put(
@@ -158,6 +165,11 @@ async def get_thumbnail(request: Request, collection: CollectionDep, id: PointId
         embedder = get_service(request).models.default.embedder
         picture = (await unless_left(request, embedder.decode_async(picture, thumbnail=True))).thumbnail
     return Response(picture, media_type="image/jpeg")
+
+
+async def _read(request: Request, work: Callable[[], T], condition: dict[str, Any] | None) -> T:
+    """Run a read. With a filter it looks through the collection as a search does, and takes its turn among them."""
+    return await (run_in_threadpool(work) if condition is None else searched(request, work))
 
 
 def _answer(point: Point) -> PointAnswer:

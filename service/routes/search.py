@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.access import ScopedRoute, reads
@@ -26,7 +25,8 @@ from service.openapi import body, problems, reference
 from service.parts import PartsResponse, json_list
 from service.points import Classification, Hit
 from service.request_memory import hold
-from service.routes.state import CollectionDep, get_service, timings
+from service.routes.searching import searched
+from service.routes.state import CollectionDep, get_service
 from service.routes.targets import Start, from_image, resolve
 from service.schemas import ClassifyBody, ClassifyParams, QueryBatchBody, QueryBody, QueryParams
 from service.turns import Turns
@@ -51,13 +51,13 @@ async def query(request: Request, collection: CollectionDep, params: Annotated[Q
     options: QueryBody | QueryParams
     in_url = _filter_in_url(params)
     if kind_of(request, JSON, IMAGE) == IMAGE:
-        start = await from_image(request, collection, await read_image(request), params.fingerprint)
+        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
         options, condition = params, in_url
     else:
         options = await read_json(request, QueryBody)
-        [start] = await resolve(request, collection, [options])
+        starts = await resolve(request, collection, [options])
         condition = options.filter
-    [hits] = await _search(request, collection, [start], options, condition)
+    [hits] = await searched(request, lambda: _nearest(collection, starts(), options, condition))
     return PartsResponse([b'{"result":', *await _written(hits, options), b"}"], "application/json")
 
 
@@ -85,12 +85,18 @@ async def query_batch(request: Request, collection: CollectionDep) -> Response:
         # as text: equal filters may differ, for 1 == True
         options = f"{each.model_dump_json(exclude={'vector', 'id', 'image', 'fingerprint', 'filter'})} {condition!r}"
         groups.setdefault(options, []).append(index)
-    results: list[list[bytes]] = [[] for _ in asked.queries]
-    for indices in groups.values():
-        shared = asked.queries[indices[0]]
-        found = await _search(request, collection, [starts[i] for i in indices], shared, shared.filter)
-        for index, hits in zip(indices, found, strict=True):
-            results[index] = await _written(hits, shared)
+
+    def work() -> list[list[Hit]]:
+        resolved = starts()
+        found: dict[int, list[Hit]] = {}
+        for indices in groups.values():
+            shared = asked.queries[indices[0]]
+            hits = _nearest(collection, [resolved[i] for i in indices], shared, shared.filter)
+            found |= zip(indices, hits, strict=True)
+        return [found[index] for index in range(len(resolved))]
+
+    found = await searched(request, work, len(asked.queries))
+    results = [await _written(hits, each) for hits, each in zip(found, asked.queries, strict=True)]
     return PartsResponse([b'{"results":', *json_list(results), b"}"], "application/json")
 
 
@@ -103,14 +109,15 @@ async def classify(
     options: ClassifyBody | ClassifyParams
     in_url = _filter_in_url(params)
     if kind_of(request, JSON, IMAGE) == IMAGE:
-        start = await from_image(request, collection, await read_image(request), params.fingerprint)
+        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
         options, condition = params, in_url
     else:
         options = await read_json(request, ClassifyBody)
-        [start] = await resolve(request, collection, [options])
+        starts = await resolve(request, collection, [options])
         condition = options.filter
 
     def work() -> Classification:
+        [start] = starts()
         [answer] = collection.classify(
             [start.vector],
             options.k,
@@ -124,8 +131,7 @@ async def classify(
         )
         return answer
 
-    with timings(request).measure("search"):
-        vote = await run_in_threadpool(work)
+    vote = await searched(request, work)
     return ClassifyAnswer(
         label=vote.label,
         probability=vote.probability,
@@ -142,27 +148,22 @@ def _filter_in_url(params: QueryParams | ClassifyParams) -> dict[str, Any] | Non
     return condition
 
 
-async def _search(
-    request: Request,
+def _nearest(
     collection: Collection,
     starts: Sequence[Start],
     options: QueryBody | QueryParams,
     condition: dict[str, Any] | None,
 ) -> list[list[Hit]]:
-    def work() -> list[list[Hit]]:
-        return collection.query(
-            [start.vector for start in starts],
-            options.limit,
-            parse_filter(condition) if condition is not None else None,
-            options.score_threshold,
-            options.with_payload,
-            options.with_vector,
-            exclude=[start.id for start in starts] if any(start.id is not None for start in starts) else None,
-            exact=options.exact,
-        )
-
-    with timings(request).measure("search"):
-        return await run_in_threadpool(work)
+    return collection.query(
+        [start.vector for start in starts],
+        options.limit,
+        parse_filter(condition) if condition is not None else None,
+        options.score_threshold,
+        options.with_payload,
+        options.with_vector,
+        exclude=[start.id for start in starts] if any(start.id is not None for start in starts) else None,
+        exact=options.exact,
+    )
 
 
 async def _written(hits: Sequence[Hit], options: QueryBody | QueryParams) -> list[bytes]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
-from starlette.concurrency import run_in_threadpool
 
 from service.bodies import path_text
 from service.embedder import Embedded
@@ -59,7 +58,7 @@ async def get_model(
 
 async def get_collection(request: Request, c: Annotated[str, Path(description="the collection's name")]) -> Collection:
     """Return the collection that the path names, and have the answer name its model. Raises CollectionMissing."""
-    collection = await run_in_threadpool(get_service(request).library.collection, path_text(c))
+    collection = get_service(request).library.collection(path_text(c))  # is in memory
     request.scope["state"]["fingerprint"] = collection.fingerprint
     return collection
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
-from starlette.concurrency import run_in_threadpool
 
 from service.bodies import decode_base64, float32
 from service.embedder import Embedded
@@ -28,20 +27,26 @@ class Start:
     id: str | None = None
 
 
-async def from_image(request: Request, collection: Collection, image: bytes, fingerprint: str | None) -> Start:
+Starts = Callable[
+    [], list[Start]
+]  # for the thread that searches: stored points are looked up, and lists of numbers read
+
+
+async def from_image(request: Request, collection: Collection, image: bytes, fingerprint: str | None) -> Starts:
     """Embed a raw image. Raises ImageRefused, FingerprintMismatch."""
     check_fingerprint(collection, fingerprint)
     [answer] = await _embed(request, collection, [image])
     if isinstance(answer, Exception):
         raise answer
-    return Start(answer.vector)
+    start = Start(answer.vector)
+    return lambda: [start]
 
 
-async def resolve(request: Request, collection: Collection, targets: Sequence[Target]) -> list[Start]:
-    """Resolve JSON targets, all of them or none.
+async def resolve(request: Request, collection: Collection, targets: Sequence[Target]) -> Starts:
+    """Embed the images of JSON targets, all of them or none; what is returned resolves the targets, and raises PointMissing.
 
     Raises:
-        PointMissing, FingerprintMismatch, ImageRefused: of the only target.
+        FingerprintMismatch, ImageRefused: of the only target.
         ItemsRefused: images of several targets were refused.
     """
     for target in targets:
@@ -57,10 +62,10 @@ async def resolve(request: Request, collection: Collection, targets: Sequence[Ta
         )
     embedded = iter([answer.vector for answer in answers if isinstance(answer, Embedded)])
 
-    def work() -> list[Start]:
+    def starts() -> list[Start]:
         return [_start(collection, target, next(embedded) if target.image is not None else None) for target in targets]
 
-    return await run_in_threadpool(work)
+    return starts
 
 
 def _start(collection: Collection, target: Target, embedded: NDArray[np.float32] | None) -> Start:
