@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
 from service.line import Line
 from service.pace import Pace
+from service.priority import step_back
 
 Pixels = NDArray[np.float32]  # [3, H, W]
 _NONE: Final = np.empty((0, 0, 0), np.float32)
@@ -122,6 +123,7 @@ class Batcher:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
+        step_back()
         while batch := self._line.take(self._batch_images, self._batch_wait_s, self._company):
             try:
                 self._compute(batch)

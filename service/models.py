@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from service.admission import Limits
 from service.embedder import Embedder
 from service.errors import DeadlinePassed, FingerprintMismatch, ModelMissing, SettingsInvalid
 from service.metrics import Metrics
+from service.priority import run_behind
 from service.runtime import Choice, choose_runtime, warm_up
 from service.settings import Settings
 
@@ -137,10 +139,14 @@ def load_models(settings: Settings, metrics: Metrics) -> Iterator[Models]:
                     f"the artifact {path} is a model that another one is already; name each model once."
                 )
             # Here and not in `load_model`: the job has no caller who would wait for a batch size's first time.
-            patches = reads_patches(model.artifact.manifest.pooling)
-            warm_up(model.choice.runtime, model.artifact.preprocess.crop, patches, settings.batch_images, WARM_UP_S)
+            run_behind(functools.partial(_warm_up, model, settings.batch_images))
             models.append(model)
         yield Models(models)
+
+
+def _warm_up(model: LoadedModel, batch_images: int) -> None:
+    patches = reads_patches(model.artifact.manifest.pooling)
+    warm_up(model.choice.runtime, model.artifact.preprocess.crop, patches, batch_images, WARM_UP_S)
 
 
 def load_model(
@@ -166,7 +172,9 @@ def start_model(
         BackboneError, SettingsInvalid: no runtime that is installed computes what the artifact was written with.
     """
     cores = usable_cores()
-    choice = choose_runtime(artifact, settings.runtime, settings.precision, settings.threads or cores)
+    choice = run_behind(
+        lambda: choose_runtime(artifact, settings.runtime, settings.precision, settings.threads or cores)
+    )
     embedder = Embedder(
         artifact,
         choice.runtime.run,

@@ -22,6 +22,7 @@ from service.errors import DeadlinePassed
 from service.line import Line
 from service.metrics import Metrics
 from service.pace import Pace
+from service.priority import step_back
 
 log = structlog.get_logger("service")
 
@@ -117,6 +118,7 @@ class Pipeline:
 
     def _decode_all(self) -> None:
         """Have one image after the other decoded, and hand its pixels on to the batcher."""
+        step_back()
         while tickets := self._line.take():
             for ticket in tickets:
                 try:
