@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from pictures import encoded, picture
+from typer.testing import CliRunner
+
+from dinodex.cli import app
 
 README = Path(__file__).parents[2] / "README.md"
 # In an order in which each finds what it needs; `serve` stays up for those after it.
@@ -46,7 +51,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The tests' own `dinodex` first on the path, a free port, no settings and no cache of whoever runs this."""
+    """The tests' own `dinodex` first on the path, a free port, no settings and no cache of whoever runs this.
+
+    One thread for each command: two of them run at once, and threads that outnumber the cores wait for each other by spinning.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -55,7 +63,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         **clean,
         "PATH": f"{folder}:{clean['PATH']}",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",
         "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         "DINODEX_PORT": port,
         "DINODEX_URL": f"http://127.0.0.1:{port}",
@@ -91,7 +99,8 @@ def served(command: str, folder: Path, environment: dict[str, str]) -> Iterator[
                 if httpx.get(f"{environment['DINODEX_URL']}/readyz").status_code == 200:
                     break
             except httpx.TransportError:
-                time.sleep(0.1)
+                pass
+            time.sleep(0.1)
         else:
             pytest.fail(f"{command} did not come up")
         yield
@@ -101,32 +110,48 @@ def served(command: str, folder: Path, environment: dict[str, str]) -> Iterator[
 
 
 def help_example(command: list[str]) -> str:
-    shown = subprocess.run(
-        [sys.executable, "-m", "dinodex", *command, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "300", "TERMINAL_WIDTH": "300"},
-    )
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+    assert shown.exit_code == 0
     example = re.search(r"Example: (.+?)\n\s*\n", shown.stdout, re.DOTALL)
     assert example is not None, shown.stdout
     return " ".join(example[1].split())
 
 
-def test_the_example_of_every_help_text_runs(workplace: Path, environment: dict[str, str]) -> None:
-    for command in BEFORE_SERVE:
-        run(help_example(command), workplace, environment)
-    serve = help_example(["serve"])
-    key = re.search(r"DINODEX_API_KEY=(\S+)", serve)
-    assert key is not None
-    with served(serve, workplace, environment):
-        for command in WHILE_SERVED:
-            run(help_example(command), workplace, {**environment, "DINODEX_API_KEY": key[1]})
-
-
 def readme_blocks(kind: str) -> list[str]:
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [text for found, text in blocks if found == kind]
+
+
+def readme_commands() -> tuple[list[str], str, list[str]]:
+    """The blocks of commands before the one that serves, that one, and those after it."""
+    blocks = readme_blocks("bash")
+    serving = next(number for number, block in enumerate(blocks) if "dinodex serve" in block)
+    return blocks[:serving], blocks[serving], blocks[serving + 1 :]
+
+
+@pytest.fixture(scope="module")
+def done(workplace: Path, environment: dict[str, str]) -> list[str]:
+    """Run in the workplace what takes longest, the README up to `serve` and at the same time the demo; return the command lines."""
+    readme, demo = "".join(readme_commands()[0]), help_example(["demo"])
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda command: run(command, workplace, environment), [readme, demo]))
+    return [*readme.splitlines(), demo]
+
+
+def test_the_example_of_every_help_text_runs(
+    workplace: Path, environment: dict[str, str], done: list[str], tmp_path: Path
+) -> None:
+    here = shutil.copytree(workplace, tmp_path / "here")
+    for command in BEFORE_SERVE:
+        example = help_example(command)
+        if example not in done:
+            run(example, here, environment)
+    serve = help_example(["serve"])
+    key = re.search(r"DINODEX_API_KEY=(\S+)", serve)
+    assert key is not None
+    with served(serve, here, environment):
+        for command in WHILE_SERVED:
+            run(help_example(command), here, {**environment, "DINODEX_API_KEY": key[1]})
 
 
 def as_curl_would(command: str, folder: Path, environment: dict[str, str]) -> list[dict[str, object]]:
@@ -142,23 +167,20 @@ def as_curl_would(command: str, folder: Path, environment: dict[str, str]) -> li
     return found
 
 
+@pytest.mark.usefixtures("done")
 def test_the_readme_s_commands_run_one_after_the_other(
     workplace: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "photos").symlink_to(workplace / "photos")
-    (tmp_path / "query.jpg").write_bytes((workplace / "query.jpg").read_bytes())
-    blocks = readme_blocks("bash")
-    serving = next(number for number, block in enumerate(blocks) if "dinodex serve" in block)
-    for block in blocks[:serving]:
-        run(block, tmp_path, environment)
-    with served(blocks[serving], tmp_path, environment):
-        for block in blocks[serving + 1 :]:
-            run(block, tmp_path, environment)
+    here = shutil.copytree(workplace, tmp_path / "here")
+    _, serve, after = readme_commands()
+    with served(serve, here, environment):
+        for block in after:
+            run(block, here, environment)
         [curl] = [block for block in readme_blocks("") if block.startswith("curl")]
-        assert len(as_curl_would(curl, tmp_path, environment)) == 5
+        assert len(as_curl_would(curl, here, environment)) == 5
         for block in readme_blocks("python"):
             script = block.replace("http://127.0.0.1:8000", environment["DINODEX_URL"])
-            printed = run(f"python - <<'END'\n{script}\nEND", tmp_path, environment)
+            printed = run(f"python - <<'END'\n{script}\nEND", here, environment)
             assert len(printed.splitlines()) == 5
 
 
