@@ -115,6 +115,7 @@ def _training_keys(chosen: DemoData) -> list[str]:
         "momentum=0.98",
         "koleo_weight=0.3",
         "workers=0",
+        "onnx=false",  # the artifact that is exported and served has it
     ]
     keys += ["image_size=32" if chosen.small else "image_size=64", "batch_size=64"]
     if chosen.mirrored:
