@@ -95,6 +95,21 @@ def pixels(tiny_artifact: Artifact, png: Callable[..., bytes]) -> Floats:
     return np.stack([tiny_artifact.preprocess(png(seed=seed)) for seed in range(5)])
 
 
+@pytest.fixture(scope="module")
+def cnn_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    from backbone import Architecture, Preprocess, build
+    from backbone.artifact_writer import write_artifact
+
+    return write_artifact(
+        tmp_path_factory.mktemp("artifact") / "cnn",
+        build(Architecture("resnet", {"depth": 18})),
+        Preprocess.for_image_size(32),
+        licence="Apache-2.0",
+        lineage="random weights, for tests",
+        training={},
+    )
+
+
 @pytest.mark.parametrize("name", ["torch", "openvino"])
 def test_a_runtime_gives_the_tokens_of_the_artifact(tiny_artifact: Artifact, pixels: Floats, name: RuntimeName) -> None:
     import torch
@@ -209,20 +224,9 @@ def test_the_attention_is_the_same_in_torch_and_in_openvino(tiny_artifact: Artif
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
-def test_a_network_without_attention_says_so(tmp_path: Path, name: RuntimeName) -> None:
-    from backbone import Architecture, Preprocess, build
-    from backbone.artifact_writer import write_artifact
-
-    artifact = write_artifact(
-        tmp_path / "cnn",
-        build(Architecture("resnet", {"depth": 18})),
-        Preprocess.for_image_size(32),
-        licence="Apache-2.0",
-        lineage="random weights, for tests",
-        training={},
-    )
+def test_a_network_without_attention_says_so(cnn_artifact: Artifact, name: RuntimeName) -> None:
     with pytest.raises(NoAttention, match="pca"):
-        choose_runtime(artifact, name, "fp32").runtime.attention(np.zeros((1, 3, 32, 32), "f4"))
+        choose_runtime(cnn_artifact, name, "fp32").runtime.attention(np.zeros((1, 3, 32, 32), "f4"))
 
 
 def test_auto_takes_openvino_where_it_is_installed_and_says_so(tiny_artifact: Artifact) -> None:
