@@ -74,8 +74,9 @@ def kill_many(directory: Path, kills: int, seed: int) -> Found:
     with ExitStack() as children:
         child = children.enter_context(waiting())
         for _ in range(kills):
+            following = children.enter_context(waiting())  # it loads its libraries while this one writes and we verify
             said = killed(child, directory, done, draw.uniform(0, LONGEST_S))
-            child = children.enter_context(waiting())  # it loads its libraries while we verify
+            child = following
             found.kills += 1
             found.while_opening += not said
             for line in said[1:]:
