@@ -49,8 +49,8 @@ def test_a_stopped_run_has_saved_a_checkpoint_from_which_an_artifact_can_be_made
     assert "Traceback" not in said
     assert len(list((out / "checkpoints").glob("step-*.ckpt"))) == 1
     assert not (out / "artifact").exists()
-    export = [sys.executable, "-m", "dinodex", "export", str(out), "--out", str(tmp_path / "artifact"), "--no-onnx"]
-    subprocess.run(export, check=True, capture_output=True)
+    log = tmp_path / "log"
+    assert run(["export", str(out), "--out", str(tmp_path / "artifact"), "--no-onnx"], log) == 0, log.read_text()
 
 
 def test_a_run_that_is_stopped_again_and_again_ends_as_if_it_had_not_been(digits: Path, tmp_path: Path) -> None:
