@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.telemetry import configure_logging
 
 _LAST_S = 1  # after the drain, for answers that are on their way to slow readers
+_SWITCH_S = 0.001  # after which a thread hands the interpreter on to the event loop; Python's own 5 ms is all that a refusal may take
 _BACKLOG = 2048  # connections that may wait while the model loads; uvicorn's own default
 
 
@@ -35,6 +36,7 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda url: None
         BackboneError, ServiceError: what `app.open_service` cannot open.
     """
     configure_logging(settings.log_level)
+    sys.setswitchinterval(_SWITCH_S)
     app = create_app(settings)
     listening = _listen(settings.host, settings.port)
     server = make_server(app, settings)

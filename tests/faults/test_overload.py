@@ -94,13 +94,16 @@ def test_s40_at_five_times_its_capacity_the_service_does_what_it_can_and_refuses
         f"generator's {asked_cpu_s:.1f} s of computing are taken off); accepted p50 / p99 "
         f"{percentile(taken, 50) / 1000:.1f} / {percentile(taken, 99) / 1000:.1f} s; {len(refused):,} refused, p50 / p99 "
         f"{percentile(refused, 50):.1f} / {percentile(refused, 99):.1f} ms with the generator's own waiting, in the service "
-        f"{np.percentile(own_ms, 50):.1f} / {np.percentile(own_ms, 99):.1f} ms; as fast as before {recovered_s:.1f} s after its end"
+        f"{np.percentile(own_ms, 50):.1f} / {np.percentile(own_ms, 99):.1f} ms, "
+        f"{np.mean(np.array(own_ms) < 5):.1%} under 5; as fast as before {recovered_s:.1f} s after its end"
     )
     assert len(taken) + len(refused) == len(asked)
     assert all(each.retry_after for each in refused)
     assert percentile(taken, 99) <= DEADLINE_S * 1000
     assert goodput >= 0.9
-    assert np.percentile(own_ms, 50) < 5
+    assert (
+        np.percentile(own_ms, 95) < 5
+    )  # of the slowest, most waited for a core, which a generator and other programs take
     assert recovered_s < 5
 
 
