@@ -52,6 +52,7 @@ class SearchLine:
         self._running = 0
         self._waiting: dict[Turn, None] = {}  # in the order of their coming
         self._queries = 0  # of those that wait
+        self._ended = 0
         self._pace = Pace(passes=4 * self._at_once)  # what runs at once ends at once, so a few rounds
 
     @property
@@ -71,7 +72,8 @@ class SearchLine:
         if self.waiting >= self._most:
             return Saturated(f"{self.waiting} searches wait and the limit is {self._most}; come back in a second.")
         takes_s = self._queries * self._pace.seconds_each
-        if takes_s > self._most_s:
+        # Of a first round the first to end seems to have taken the time of all.
+        if self._ended >= self._at_once and takes_s > self._most_s:
             return Saturated(
                 f"the searches that wait take {takes_s:.0f} s, longer than one more may wait; come back in some seconds."
             )
@@ -110,6 +112,7 @@ class SearchLine:
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
         finally:
+            self._ended += 1
             self._pace.passed(turn.queries, begun, time.monotonic())
 
     def _let_in(self) -> None:

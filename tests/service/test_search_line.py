@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
@@ -18,8 +19,10 @@ from pictures import encoded, picture
 from sockets import connected, listening_service
 
 from service.company import MOST
+from service.errors import Saturated
 from service.points import Vector
 from service.row_sets import RowSet
+from service.search_line import SearchLine
 from service.vectors import Rows, View
 
 if TYPE_CHECKING:
@@ -212,11 +215,35 @@ def test_s40_writes_reads_probes_and_embedding_go_on_while_searches_fill_their_l
 
 def test_s40_a_search_that_would_wait_for_more_work_than_a_request_may_is_refused(ask: Callable[..., Asked]) -> None:
     service = ask(queue_wait_s=1e-9)
-    service.query()  # so that there is a pace
+    for number in range(AT_ONCE):  # so that there is a pace
+        service.query(number)
     with service.full(waiting=1):
         answer = service.query()
         assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "saturated", "1")
         assert "the searches that wait take" in answer.json()["detail"]
+
+
+def test_the_first_to_end_of_searches_that_came_together_is_not_taken_for_the_pace_of_all() -> None:
+    async def refusals() -> list[Saturated | None]:
+        line = SearchLine(1, most=100, most_s=0.05, deadline_s=30)
+
+        async def search(gate: threading.Event) -> None:
+            with line.turn(1) as turn:
+                await line.reach(turn)
+                await line.run(turn, lambda: gate.wait(60))
+
+        gates = [threading.Event() for _ in range(2 * AT_ONCE)]
+        asked = [asyncio.create_task(search(gate)) for gate in gates]
+        await asyncio.sleep(0.1)  # which is what all of them take
+        found = []
+        for gate in gates:
+            gate.set()
+            await asyncio.sleep(0.001)
+            found.append(line.refusal())
+        await asyncio.gather(*asked)
+        return found
+
+    assert asyncio.run(refusals()) == [None] * 2 * AT_ONCE
 
 
 def test_s40_a_search_that_waits_past_its_deadline_is_504_and_is_not_computed(ask: Callable[..., Asked]) -> None:
