@@ -35,7 +35,7 @@ from dinodex.errors import RequestRefused, ServiceUnreachable
 
 OVERLOAD_S, SEARCHES_S, TIMES = 60.0, 20.0, 5
 DEADLINE_S = 30.0
-LEAST_OF_SEARCHES = 0.5  # of the peak; a search costs little, so that refusing four fifths takes a good part of what is left
+LEAST_OF_SEARCHES = 0.5  # of the peak: a search costs little, so that refusing takes a good part of the rest
 PHOTO = encoded(picture(500, 375), "JPEG", quality=90)
 EMBED = (
     b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(PHOTO) + PHOTO
