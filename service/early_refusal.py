@@ -43,11 +43,15 @@ def _refusal(scope: Scope) -> Unavailable | None:
         return None
     service: Service = scope["app"].state.service
     error: Unavailable | None = None
-    if declared_kind(Headers(scope=scope)) == IMAGE:
+    if _holds_image(scope):
         error = _refusal_to_embed(service.models)
     if error is None and scope["path"].startswith("/v1/collections/") and scope["path"].endswith(_SEARCHES):
         error = service.searches.refusal()  # also before an image is embedded to search by it
     return error
+
+
+def _holds_image(scope: Scope) -> bool:
+    return declared_kind(Headers(scope=scope)) == IMAGE
 
 
 def _refusal_to_embed(models: Models) -> Unavailable | None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from service.content_type import IMAGE, JSON, MULTIPART, NPY, declared_kind, json_only, kind_of
-from service.early_refusal import _posts_image
+from service.early_refusal import _holds_image
 from service.errors import UnsupportedBody
 from service.request_memory import COPIES_OF_FORM, COPIES_PARSED, COPIES_TAKEN, RequestMemory, WithinMemory
 
@@ -52,7 +52,7 @@ def scope_of(content_type: str) -> Scope:
 def test_s34_a_content_type_is_one_kind_to_all(content_type: str) -> None:
     scope, kind = scope_of(content_type), KINDS[content_type]
     assert declared_kind(Headers(scope=scope)) == kind
-    assert _posts_image(scope) == (kind == IMAGE)
+    assert _holds_image(scope) == (kind == IMAGE)
     assert held_for(scope) == 1000 * COPIES[kind]
     if kind is None:
         with pytest.raises(UnsupportedBody):
