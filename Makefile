@@ -10,8 +10,10 @@ DATA ?= demo-out/data
 demo: $(VENV)/.installed
 	$(BIN)/dinodex demo
 
+# Training and whole systems in two processes, for half of their time is waiting; the service alone, for its tests hold it to milliseconds.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/system --ignore=tests/training
+	$(BIN)/python -m pytest tests/system tests/training -n 2 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
