@@ -34,7 +34,8 @@ class SearchLine:
     """The line in front of all searches of a service. Used by the event loop alone.
 
     Each search has a thread. More of them run than there are cores, for searches of one collection that come at the same time are
-    answered together, on so many threads as there are cores (`company`): on two cores 32 at once answer twice as many as two do.
+    answered together, on so many threads as there are cores (`company`). On two cores, 32 at once answered 1.7 to 2 times as many as
+    two did through an index, and 0.9 times as many of those that compare each of 100,000 vectors.
 
     Args:
         cores: that searches compute on.
