@@ -1,8 +1,9 @@
 """Pixels in, one unit vector out, and how that is kept on disk. Importing this package loads neither torch nor a web server."""
 
-from backbone.architecture import Architecture, build, named
+from backbone.architecture import Architecture, named
 from backbone.artifact import Artifact, load_artifact
 from backbone.decode import DecodeLimits, decode
+from backbone.factory import build
 from backbone.listing import ImageList, ListedImage, list_images
 from backbone.preprocess import Preprocess
 from backbone.vote import knn_accuracy, nearest, vote

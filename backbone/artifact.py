@@ -17,9 +17,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from backbone import golden
-from backbone.architecture import Architecture, build
+from backbone.architecture import Architecture
 from backbone.durable import hash_file, read_file
 from backbone.errors import ArchitectureInvalid, ArtifactInvalid, PathMissing
+from backbone.factory import build
 from backbone.manifest import Manifest, weights_digest
 from backbone.preprocess import Preprocess
 

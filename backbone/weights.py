@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.architecture import Architecture, build
+from backbone.architecture import Architecture
 from backbone.errors import ArchitectureInvalid, PathMissing, WeightsInvalid
+from backbone.factory import build
 
 HEAD_WIDTH = 64  # D / H in every published DINOv2 model; the file does not say it
 SWIGLU_RATIO = 4.0  # of the MLP that a published SwiGLU stands for

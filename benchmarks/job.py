@@ -23,12 +23,12 @@ from PIL import Image
 from backbone import Artifact, Preprocess, build, list_images, named
 from backbone.artifact_writer import write_artifact
 from backbone.durable import read_file
-from service.index_job import index_folder
-from service.library import Library
-from service.local_sink import open_local_sink
-from service.models import load_model
+from service.embedding.models import load_model
+from service.embedding.runtime_choice import choose_runtime
+from service.ingestion.job import index_folder
+from service.ingestion.local_sink import open_local_sink
+from service.library.library import Library
 from service.points import NewPoint, Source, hash_image
-from service.runtime import choose_runtime
 from service.settings import Settings, load_settings
 
 IMAGE_SIZE, BATCH = 224, 32

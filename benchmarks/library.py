@@ -21,7 +21,7 @@ from library_restart import restart
 from library_search import Comparison
 from machine import describe, seconds
 
-from service.library import Collection, Library
+from service.library.library import Collection, Library
 from service.points import NewPoint
 
 BATCH = 256  # points of a put

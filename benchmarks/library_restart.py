@@ -65,7 +65,7 @@ def forget_pages(folder: Path) -> None:
 
 def start(folder: Path, query: Vectors) -> None:
     """Open, ask, and print the figures as JSON."""
-    from service.library import Library
+    from service.library.library import Library
 
     began = time.perf_counter()
     with Library.open(folder) as library:
@@ -79,7 +79,7 @@ def start(folder: Path, query: Vectors) -> None:
 
 def write(folder: Path, query: Vectors) -> None:
     """Put points until it is killed; say when the first WRITTEN are there."""
-    from service.library import Library
+    from service.library.library import Library
     from service.points import NewPoint
 
     rng = np.random.default_rng(0)

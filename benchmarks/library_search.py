@@ -14,8 +14,8 @@ from machine import seconds
 from numpy.typing import NDArray
 
 from backbone.cores import usable_cores
-from service.collection import Collection
-from service.filters import parse_filter
+from service.library.collection import Collection
+from service.store.filters import parse_filter
 
 LIMIT, TARGET_RECALL = 10, 0.99
 EXACT_RECALL = 0.9995  # from here on ours compared with everything; the graphs of the peers are held to the target then

@@ -31,7 +31,9 @@ from transformers import Dinov2Config, Dinov2Model
 
 from backbone import Artifact, Preprocess, build, named
 from backbone.artifact_writer import write_artifact
-from service.runtime import Precision, Run, RuntimeName, choose_runtime
+from service.embedding.runtime import Precision, Run
+from service.embedding.runtime_choice import choose_runtime
+from service.settings import RuntimeName
 
 IMAGE_SIZE, PATCH, BATCHES, CLIENTS = 224, 14, (8, 32), (1, 8, 32)
 ROUNDS = 3

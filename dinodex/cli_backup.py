@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from service.backup import Copied
+    from service.store.backup import Copied
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,7 +26,7 @@ def backup(
 
     Example: dinodex backup --data data/ --out backups/monday.sqlite3
     """
-    from service.backup import backup as run
+    from service.store.backup import backup as run
 
     _tell(run(data, out, force), out)
 
@@ -42,7 +42,7 @@ def restore(
 
     Example: dinodex restore backups/monday.sqlite3 --data data/ --replace
     """
-    from service.backup import restore as run
+    from service.store.backup import restore as run
 
     _tell(run(file, data, replace), file)
 

@@ -39,7 +39,7 @@ def add(
 
     Example: dinodex keys add website --data data/ --scope read --expires-days 90
     """
-    from service.keys import add_key
+    from service.http.keys import add_key
 
     if scope not in ("read", "write"):
         raise typer.BadParameter(f"{scope!r} is not read or write", param_hint="--scope")
@@ -53,7 +53,7 @@ def show(data: DATA, as_json: Annotated[bool, typer.Option("--json", help="JSON 
 
     Example: dinodex keys list --data data/
     """
-    from service.keys import read_keys
+    from service.http.keys import read_keys
 
     keys = read_keys(data)
     if as_json:
@@ -69,7 +69,7 @@ def revoke(name: Annotated[str, typer.Argument(help="The key's name.")], data: D
 
     Example: dinodex keys revoke website --data data/
     """
-    from service.keys import revoke_key
+    from service.http.keys import revoke_key
 
     revoke_key(data, name)
     typer.echo(f"{name}: revoked", err=True)

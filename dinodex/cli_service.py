@@ -14,8 +14,8 @@ import typer
 from dinodex.exits import BAD_DATA, TERMINATED
 
 if TYPE_CHECKING:
-    from service.index_job import IndexResult, Progress
-    from service.sinks import Sink
+    from service.ingestion.job import IndexResult, Progress
+    from service.ingestion.sinks import Sink
 
 REFUSALS_SHOWN = 20  # a screenful; --report keeps them all
 
@@ -86,7 +86,7 @@ def index(
     if prune and url is not None:
         raise typer.BadParameter("a service does not tell where its images came from; use --data", param_hint="--prune")
     from backbone.listing import list_images
-    from service.index_job import index_folder, stopping_on_sigterm
+    from service.ingestion.job import index_folder, stopping_on_sigterm
 
     taken = _formats(formats, remote=url is not None)
     listing = list_images(source, formats=taken, labels=labels if labels in ("folders", "none") else Path(labels))
@@ -116,7 +116,7 @@ def _open_sink(
         with connect(url, api_key) as client:
             yield RemoteSink(client, collection)
     else:
-        from service.local_sink import open_local_sink
+        from service.ingestion.local_sink import open_local_sink
         from service.settings import load_settings
 
         with open_local_sink(load_settings(artifact=artifact, data=data), collection, formats=formats) as sink:

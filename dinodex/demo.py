@@ -21,8 +21,8 @@ from dinodex.demo_data import DemoData, prepare
 from dinodex.demo_report import IMAGES_SHOWN, Picture, Row, read_curves, write_report
 from dinodex.demo_service import running_service
 from dinodex.errors import RequestRefused
-from service.index_job import index_folder
-from service.local_sink import open_local_sink
+from service.ingestion.job import index_folder
+from service.ingestion.local_sink import open_local_sink
 from service.settings import load_settings
 from training.config import TrainingConfig
 from training.export import export

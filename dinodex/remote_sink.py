@@ -9,8 +9,8 @@ from dinodex.answers import PutOutcome
 from dinodex.client import Client
 from dinodex.collection import Collection
 from dinodex.errors import NotFound, RequestRefused, Unavailable
-from service.incoming import Incoming, Placed
-from service.sinks import Known
+from service.ingestion.incoming import Incoming, Placed
+from service.ingestion.sinks import Known
 
 ATTEMPTS = 8  # with the doubling pause below about half a minute: a restart of the service, or a crowd that passes
 FIRST_PAUSE_S = 0.25

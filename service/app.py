@@ -15,20 +15,9 @@ import structlog
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import openapi, problems, traces
-from service.access import RequireKey
-from service.announced import WithinAnnounced
-from service.ceiling import memory_ceiling
-from service.draining import Drain, RefuseWhileStopping
-from service.early_refusal import RefuseEarly
-from service.keyring import Keyring
-from service.metrics import Metrics
-from service.opened import open_service
-from service.problems import TooLargeAsProblem
-from service.rate import Rates
-from service.receipt import BodyInTime
-from service.request_memory import RequestMemory, WithinMemory
-from service.routes import (
+from service.api import openapi
+from service.api.dependencies import name_model
+from service.api.routes import (
     analysis,
     clusterings,
     collections,
@@ -38,13 +27,22 @@ from service.routes import (
     jobs,
     openai,
     points,
-    putting,
+    points_bulk,
     search,
     visualize,
 )
-from service.routes.state import name_model
+from service.http import problems, traces
+from service.http.auth import RequireKey
+from service.http.body_limits import BodyInTime, RequestMemory, WithinAnnounced, WithinMemory
+from service.http.keyring import Keyring
+from service.http.problems import TooLargeAsProblem
+from service.http.rate_limit import Rates
+from service.http.request_log import DOCS_PATH, RequestLog
+from service.lifespan import open_service
+from service.load_shedding import Drain, RefuseEarly, RefuseWhileStopping
+from service.memory_budget import memory_ceiling
+from service.metrics import Metrics
 from service.settings import Settings
-from service.telemetry import DOCS_PATH, RequestLog
 
 log = structlog.get_logger("service")
 
@@ -112,7 +110,7 @@ def create_app(settings: Settings) -> Application:
         visualize,
         openai,
         collections,
-        putting,
+        points_bulk,
         points,
         search,
         evaluation,

@@ -1,4 +1,4 @@
-"""Everything the service refuses, as one tree. Each class has a stable `code`; `service/problems.py` gives it a status.
+"""Everything the service refuses, as one tree. Each class has a stable `code`; `service/http/problems.py` gives it a status.
 
     ServiceError
     ├── Missing                what was asked for is not there

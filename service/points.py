@@ -1,5 +1,7 @@
 """What goes into a collection and what comes out of it: the types the library and the routes share, and their rules."""
 
+from __future__ import annotations
+
 import hashlib
 import re
 import unicodedata
@@ -20,6 +22,8 @@ from service.errors import (
     InvalidVector,
     ServiceError,
 )
+
+Rows = npt.NDArray[np.int64]
 
 Vector = npt.NDArray[np.float32]  # [D], unit length once stored
 Payload = dict[str, Any]  # a JSON object

@@ -13,11 +13,11 @@ from types import FrameType
 import uvicorn
 
 from service.app import Application, create_app
-from service.draining import DrainingServer
 from service.errors import PortInUse, SettingsInvalid
-from service.receipt import protocol_of
+from service.http.protocol import protocol_of
+from service.http.request_log import configure_logging
+from service.load_shedding import DrainingServer
 from service.settings import Settings
-from service.telemetry import configure_logging
 
 _LAST_S = 1  # after the drain, for answers that are on their way to slow readers
 _SWITCH_S = 0.001  # after which a thread hands the interpreter on to the event loop; Python's own 5 ms is all that a refusal may take

@@ -16,7 +16,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits
 from service.errors import SettingsInvalid
-from service.runtime import PrecisionName, RuntimeName
+
+RuntimeName = Literal["auto", "openvino", "torch", "torch-compile"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
 MiB, GiB = 2**20, 2**30
 Count = Annotated[int, Field(ge=1)]

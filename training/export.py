@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from backbone.architecture import Architecture, build
+from backbone.architecture import Architecture
 from backbone.artifact import Artifact, load_artifact
 from backbone.artifact_writer import write_artifact
 from backbone.durable import refuse_non_empty
 from backbone.errors import PathMissing
+from backbone.factory import build
 from backbone.model import Backbone
 from backbone.preprocess import Preprocess
 from backbone.weights import load_strict, read_hub_weights

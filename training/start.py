@@ -9,9 +9,10 @@ from typing import Self
 
 import torch
 
-from backbone.architecture import Architecture, build, named
+from backbone.architecture import Architecture, named
 from backbone.artifact import Artifact, load_artifact
 from backbone.errors import ArchitectureInvalid
+from backbone.factory import build
 from backbone.model import Backbone
 from backbone.weights import load_strict
 from training.checkpoints import Checkpoint

@@ -17,8 +17,8 @@ from pictures import encoded, picture, png_of
 from PIL import Image
 
 from backbone import Artifact, named
-from backbone.architecture import build
 from backbone.durable import lock_directory
+from backbone.factory import build
 from dinodex.cli import main
 from dinodex.demo_service import running_service
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dinodex.cli import main
-from service.library import Library
+from service.library.library import Library
 from service.points import NewPoint, hash_vector
 
 Run = Callable[..., tuple[int, str, str]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dinodex.cli import main
-from service.keys import KEYS_NAME, digest_of, read_keys
+from service.http.keys import KEYS_NAME, digest_of, read_keys
 
 Run = Callable[..., tuple[int, str, str]]
 

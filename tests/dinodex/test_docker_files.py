@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from dinodex.cli import app
-from service.access import OPEN_PATHS
+from service.http.auth import OPEN_PATHS
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

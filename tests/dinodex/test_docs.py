@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.app import create_app
 from service.settings import load_settings
-from service.settings_page import page
+from service.settings_docs import page
 
 ROOT = Path(__file__).parents[2]
 

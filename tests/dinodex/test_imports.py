@@ -20,12 +20,15 @@ def run_without(modules: tuple[str, ...], script: str) -> subprocess.CompletedPr
     ("absent", "script"),
     [
         (TORCH + WEB, "import backbone"),
-        (TORCH, "import service, service.app, service.serve, service.index_job, service.runtime_openvino"),
+        (
+            TORCH,
+            "import service, service.app, service.serve, service.ingestion.job, service.embedding.runtime_openvino",
+        ),
         (TORCH + WEB, "import service"),
         (TORCH + WEB, "from dinodex import Client; Client('http://127.0.0.1:1')"),
         ((*TORCH, *WEB, "typer", "rich", "PIL", "safetensors"), "from dinodex import Client"),
         (TORCH + WEB, "import dinodex.cli"),
-        (TORCH + WEB, "import service.index_job, dinodex.remote_sink"),
+        (TORCH + WEB, "import service.ingestion.job, dinodex.remote_sink"),
     ],
 )
 def test_it_imports_without(absent: tuple[str, ...], script: str) -> None:

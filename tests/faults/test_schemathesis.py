@@ -14,7 +14,7 @@ from faults.figures import FIGURES
 from processes import service_process
 
 from backbone import Artifact
-from service.examples import PICTURE, bodies
+from service.api.openapi_examples import PICTURE, bodies
 
 HERE = Path(__file__).parent
 ANIMALS = "/v1/collections/animals"

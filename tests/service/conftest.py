@@ -82,7 +82,7 @@ def collection(client: TestClient) -> str:
 @pytest.fixture
 def network_gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Hold torch's forward passes while the event is not set; no public door slows a network down."""
-    from service.runtime_torch import TorchRuntime
+    from service.embedding.runtime_torch import TorchRuntime
 
     gate, compute = threading.Event(), TorchRuntime.run
     gate.set()

@@ -20,8 +20,8 @@ import structlog
 from backbone.errors import ArtifactInvalid, DirectoryLocked, PathMissing
 from service.app import create_app
 from service.errors import PortInUse, SettingsInvalid
+from service.http.request_log import configure_logging
 from service.serve import _listen, serve
-from service.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient

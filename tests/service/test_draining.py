@@ -14,7 +14,7 @@ import pytest
 from pictures import encoded, picture
 
 if TYPE_CHECKING:
-    from service.draining import DrainingServer
+    from service.load_shedding import DrainingServer
     from service.settings import Settings
 
 IMAGE = {"content-type": "image/png"}

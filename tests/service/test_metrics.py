@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.ceiling import PASS_FACTOR, memory_ceiling
-from service.models import load_model
+from service.embedding.models import load_model
+from service.memory_budget import PASS_FACTOR, memory_ceiling
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient

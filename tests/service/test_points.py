@@ -13,7 +13,6 @@ from service.errors import (
     InvalidSource,
     InvalidVector,
 )
-from service.payloads import MAX_PAYLOAD_BYTES, encode_payload
 from service.points import (
     Source,
     check_collection_name,
@@ -24,6 +23,7 @@ from service.points import (
     hash_vector,
     unit_rows,
 )
+from service.store.payloads import MAX_PAYLOAD_BYTES, encode_payload
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from backbone.vote import TEMPERATURE, Weighting, nearest, vote
-from service.evaluation import evaluate
-from service.library import Collection, Library
+from service.analysis.leave_one_out import evaluate
+from service.analysis.voting import Voting
+from service.library.library import Collection, Library
 from service.points import NewPoint, hash_vector
-from service.voting import Voting
 from training.evaluation import NEIGHBOURS, score_neighbours
 
 Floats = NDArray[np.float32]

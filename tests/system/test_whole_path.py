@@ -26,8 +26,8 @@ from backbone.embedding import embed_files
 from dinodex import Client
 from dinodex.demo_service import running_service
 from dinodex.errors import ClientError
-from service.index_job import index_folder
-from service.local_sink import open_local_sink
+from service.ingestion.job import index_folder
+from service.ingestion.local_sink import open_local_sink
 from service.settings import load_settings
 from training.config import TrainingConfig
 from training.export import export

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from backbone.architecture import Architecture, build
+from backbone.architecture import Architecture
+from backbone.factory import build
 from backbone.model import Backbone
 from training.config import TrainingConfig, section
 from training.method import MethodConfig, SelfDistillation

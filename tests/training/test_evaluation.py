@@ -18,7 +18,7 @@ from backbone.embedding import BATCH, embed_and_hash, embed_files
 from backbone.errors import ArtifactInvalid, DataInvalid, PathMissing
 from backbone.model import Backbone
 from backbone.preprocess import Preprocess
-from service.library import Library
+from service.library.library import Library
 from service.points import NewPoint, hash_vector
 from training.clusters import score_clustering, spherical_kmeans
 from training.errors import DataTooSmall

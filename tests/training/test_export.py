@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from backbone import Artifact, Preprocess, load_artifact
-from backbone.architecture import build, named
+from backbone.architecture import named
 from backbone.errors import OutputNotEmpty, PathMissing, WeightsInvalid
+from backbone.factory import build
 from training.checkpoints import Checkpoint, write_checkpoint
 from training.errors import CheckpointInvalid
 from training.export import export

@@ -20,9 +20,10 @@ from faults.library.small import small
 from faults.library.snapshots import settled
 
 from service.errors import CollectionMissing, LibraryInvalid, PointMissing, ServiceError
-from service.filters import parse_filter
-from service.library import DATABASE_NAME, Collection, Library
+from service.library.library import Collection, Library
 from service.points import unit_rows
+from service.store.database import DATABASE_NAME
+from service.store.filters import parse_filter
 
 T = TypeVar("T")
 

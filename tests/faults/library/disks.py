@@ -18,8 +18,9 @@ from faults.library.kills import ENVIRONMENT, PYTHON
 from faults.library.small import small
 
 from service.errors import StorageFull
-from service.library import DATABASE_NAME, Collection, Library
+from service.library.library import Collection, Library
 from service.points import NewPoint, hash_vector, unit_rows
+from service.store.database import DATABASE_NAME
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 

@@ -13,9 +13,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from service.filters import parse_filter
-from service.library import Collection, Library
+from service.library.library import Collection, Library
 from service.points import Hit, NewPoint, Point, hash_vector, unit_rows
+from service.store.filters import parse_filter
 
 D, BATCH, THREADS = 16, 5, 3
 SLOTS = 24  # sets of five points of a thread; each is put again within 3 rounds, for 24 and 5 have no common divisor

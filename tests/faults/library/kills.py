@@ -17,7 +17,7 @@ from pathlib import Path
 from faults.library.history import THREADS, check, opened
 from faults.library.small import small
 
-from service.library import Library
+from service.library.library import Library
 
 LONGEST_S = 0.35  # from the order to open until the kill; opening takes some 0.05 of it
 PYTHON = [sys.executable, "-m", "faults.library.writer"]

@@ -13,7 +13,7 @@ from faults.library.history import check, opened
 from faults.library.kills import ENVIRONMENT, PYTHON
 from faults.library.small import small
 
-from service.library import Library
+from service.library.library import Library
 
 KEPT = (0.0, 1.0, 0.5, 0.9)  # of what was not flushed: nothing, all, half, most
 

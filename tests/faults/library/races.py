@@ -19,9 +19,9 @@ from faults.library.history import D, expected, opened, vectors
 from faults.library.history import do as write_once
 from faults.library.small import small
 
-from service.filters import parse_filter
-from service.library import Collection, Library
+from service.library.library import Collection, Library
 from service.points import Hit, unit_rows
+from service.store.filters import parse_filter
 
 WRITERS, READERS = 4, 4
 EVERYTHING = 10_000

@@ -8,13 +8,13 @@ from unittest.mock import patch
 
 # Constants of the service and what they are in these tests.
 SMALL = {
-    "service.vectors.SEGMENT_BYTES": 640,  # ten vectors of 16 dimensions
-    "service.planner.BUILD_POINTS": 40,
-    "service.planner.EXTEND_POINTS": 20,
-    "service.planner.EXACT_POINTS": 120,  # beyond it a process builds an approximate index
-    "service.approximate.VECTORS_PER_EF": 1,  # else so few vectors are always compared one by one
-    "service.builder.RETRY_S": 0.1,
-    "service.database.CHECKPOINT_BYTES": 2**18,  # else small disks would hold logs alone
+    "service.index.vector_index.SEGMENT_BYTES": 640,  # ten vectors of 16 dimensions
+    "service.index.planner.BUILD_POINTS": 40,
+    "service.index.planner.EXTEND_POINTS": 20,
+    "service.index.planner.EXACT_POINTS": 120,  # beyond it a process builds an approximate index
+    "service.index.approximate.VECTORS_PER_EF": 1,  # else so few vectors are always compared one by one
+    "service.library.builder.RETRY_S": 0.1,
+    "service.store.database.CHECKPOINT_BYTES": 2**18,  # else small disks would hold logs alone
 }
 
 

@@ -17,7 +17,7 @@ import faiss
 from faults.library.history import THREADS, check, do, opened
 from faults.library.small import small
 
-from service.library import Collection, Library
+from service.library.library import Collection, Library
 
 WRITES = 60  # of each thread: enough for an approximate index
 MANIFEST, INDEX = "manifest.json", "index.faiss"

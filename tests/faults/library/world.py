@@ -18,9 +18,9 @@ import pytest
 from faults.library.questions import LABELS, PAYLOADS, Payload, Test, question
 
 from service.errors import CollectionMissing, PointConflict, PointMissing
-from service.filters import Filter, parse_filter
-from service.library import Collection, Library
+from service.library.library import Collection, Library
 from service.points import UNSET, Hit, NewPoint, Point, hash_vector, unit_rows
+from service.store.filters import Filter, parse_filter
 
 NAMES = {"a": 4, "b": 16}  # collections and their dimensions
 IDS = tuple(f"{i}" for i in range(300))

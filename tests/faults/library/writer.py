@@ -19,7 +19,7 @@ from faults.library.small import small
 
 from backbone.errors import BackboneError
 from service.errors import Storage
-from service.library import Collection, Library
+from service.library.library import Collection, Library
 
 LIMIT_S = 300  # nobody waits for a child that was forgotten
 TRIES = 4  # refused writes, after which a session ends

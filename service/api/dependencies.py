@@ -1,0 +1,87 @@
+"""What every handler starts from: the open service, the collection and point that the path names, the timings of the request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+
+from service.api.requests import TEXT_RULE
+from service.embedding.embedder import Embedded
+from service.embedding.models import LoadedModel
+from service.errors import FingerprintMismatch
+from service.http.bodies import path_text
+from service.http.request_log import Timings
+from service.library.library import Collection
+from service.lifespan import Service
+from service.points import check_id
+
+
+def get_service(request: Request) -> Service:
+    """Return what is open."""
+    service: Service = request.app.state.service
+    return service
+
+
+def timings(request: Request) -> Timings:
+    """Return where the stages of this request are counted."""
+    found: Timings = request.scope["state"]["timings"]
+    return found
+
+
+def count_stages(request: Request, answers: Iterable[object]) -> None:
+    """Count what embedding these answers took."""
+    stages = timings(request)
+    for answer in answers:
+        if isinstance(answer, Embedded):
+            stages.longest("decode", answer.decode_s)
+            stages.longest("queue", answer.queue_s)
+            stages.longest("infer", answer.infer_s)
+
+
+async def name_model(request: Request) -> None:
+    """Have the answer name the default model, unless a handler names another."""
+    request.scope["state"].setdefault("fingerprint", get_service(request).models.default.fingerprint)
+
+
+async def get_model(
+    request: Request,
+    model: Annotated[
+        str | None, Query(description="name or fingerprint of a loaded model; the default one if absent")
+    ] = None,
+) -> LoadedModel:
+    """Return the model that the query names, and have the answer name it. Raises ModelMissing."""
+    found = get_service(request).models.asked(model)
+    request.scope["state"]["fingerprint"] = found.fingerprint
+    return found
+
+
+async def get_collection(request: Request, c: Annotated[str, Path(description="the collection's name")]) -> Collection:
+    """Return the collection that the path names, and have the answer name its model. Raises CollectionMissing."""
+    collection = get_service(request).library.collection(path_text(c))  # is in memory
+    request.scope["state"]["fingerprint"] = collection.fingerprint
+    return collection
+
+
+async def get_point_id(
+    id: Annotated[  # noqa: A002 - the path's own word
+        str, Path(description="the point's id, percent-encoded as one segment", json_schema_extra=TEXT_RULE)
+    ],
+) -> str:
+    """Return the point id that the path names. Raises InvalidId."""
+    return check_id(path_text(id))
+
+
+ModelDep = Annotated[LoadedModel, Depends(get_model)]
+CollectionDep = Annotated[Collection, Depends(get_collection)]
+PointId = Annotated[str, Depends(get_point_id)]
+
+
+def check_fingerprint(collection: Collection, given: str | None) -> None:
+    """Refuse vectors that say they are another model's. Raises FingerprintMismatch."""
+    if given is not None and given != collection.fingerprint:
+        raise FingerprintMismatch(
+            f"the collection {collection.name} holds vectors of the model {collection.fingerprint[:12]}, "
+            f"and the request's are of {given[:12]}; embed with the collection's model."
+        )

@@ -1,0 +1,160 @@
+"""Documentation of what FastAPI cannot see: bodies of several content types, the one shape of errors, and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.api import openapi_examples, openapi_schemas
+from service.api.openapi_schemas import FILTER, PAYLOAD
+from service.api.responses import OpenAiError, Problem
+from service.embedding.models import LoadedModel
+from service.http.problems import MEDIA_TYPE
+
+_REF = "#/components/schemas/{model}"
+_JSON_PARAMETERS = {"filter": {"anyOf": [FILTER, {"type": "null"}]}, "payload": {"anyOf": [PAYLOAD, {"type": "null"}]}}
+_BINARY = {"type": "string", "format": "binary"}
+_IMAGES = ("image/jpeg", "image/png", "image/webp")
+_documented: set[type[BaseModel]] = {Problem}  # models named by `reference`, whose schemas the document must carry
+
+
+def body(
+    *, json: dict[str, Any] | None = None, image: bool = False, form: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return `openapi_extra` for a body that is JSON of the schema given, or a raw image, or multipart as `form` has it."""
+    content: dict[str, Any] = {}
+    if json is not None:
+        content["application/json"] = {"schema": json}
+    if image:
+        content |= {kind: {"schema": _BINARY} for kind in _IMAGES}
+    if form is not None:
+        content["multipart/form-data"] = {"schema": {"type": "object", **form}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def reference(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a reference to a model's schema, and have the document carry it."""
+    _documented.add(model)
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+def files(description: str) -> dict[str, Any]:
+    """Return the schema of a multipart part that is repeated for each file."""
+    return {"type": "array", "items": _BINARY, "minItems": 1, "description": description}
+
+
+def file(description: str) -> dict[str, Any]:
+    """Return the schema of a multipart part that is one file."""
+    return {**_BINARY, "description": description}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return `responses` for a route: the statuses it answers errors with, in the one shape."""
+    content = {MEDIA_TYPE: {"schema": _REF_PROBLEM}}
+    return {status: {"description": _WHEN[status], "content": content} for status in sorted({*statuses, 401, 429, 500})}
+
+
+def openai_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return `responses` for a route that answers errors in OpenAI's shape."""
+    return {
+        status: {"model": OpenAiError, "description": _WHEN[status]} for status in sorted({*statuses, 401, 429, 500})
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Have /openapi.json carry the schemas that `body` and `problems` refer to, and the two ways to present a key."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            _, shared = models_json_schema([(model, "validation") for model in _documented], ref_template=_REF)
+            components = document.setdefault("components", {})
+            components["schemas"] = {
+                **openapi_schemas.COMPONENTS,
+                **shared["$defs"],
+                **components.get("schemas", {}),
+            }
+            components["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
+            add_examples = _examples_for(app)
+            for operation in (each for item in document["paths"].values() for each in item.values()):
+                _add_receipt(operation)
+                _describe_json_parameters(operation)
+                add_examples(operation)
+            document["security"] = [{"bearer": []}, {"header": []}]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_receipt(operation: dict[str, Any]) -> None:
+    """Document how the receipt of a body can fail, whatever the route."""
+    if "requestBody" in operation:
+        shape = operation["responses"]["401"]["content"]
+        for status in (400, 408, 413, 503):
+            operation["responses"].setdefault(str(status), {"description": _WHEN[status], "content": shape})
+
+
+def _describe_json_parameters(operation: dict[str, Any]) -> None:
+    """Say that a parameter of the URL is the JSON of an object, which the framework takes for any text."""
+    for parameter in operation.get("parameters", []):
+        if parameter["name"] in _JSON_PARAMETERS:
+            del parameter["schema"]
+            parameter["content"] = {"application/json": {"schema": _JSON_PARAMETERS[parameter["name"]]}}
+
+
+def _examples_for(app: FastAPI) -> Callable[[dict[str, Any]], None]:
+    """Return what gives an operation its examples: for the default model, or for none in particular where none is open."""
+    service = getattr(app.state, "service", None)
+    model: LoadedModel | None = None if service is None else service.models.default
+    bodies = openapi_examples.bodies(4 if model is None else model.artifact.manifest.dimension)
+    parameters = openapi_examples.parameters("vit_tiny_patch16" if model is None else model.name)
+
+    def add(operation: dict[str, Any]) -> None:
+        for parameter in operation.get("parameters", []):
+            if parameter["name"] in parameters:
+                # where there is `content`, the example is one of that content
+                target = parameter.get("content", {}).get("application/json", parameter)
+                target["example"] = parameters[parameter["name"]]
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            if found := bodies.get(_model_of(content["schema"])):
+                content["examples"] = {name: {"value": value} for name, value in found.items()}
+        for status, response in operation["responses"].items():
+            for content in response.get("content", {}).values():
+                if status.startswith("2") and (found := openapi_examples.ANSWERS.get(_model_of(content["schema"]))):
+                    content.setdefault("example", found)
+
+    return add
+
+
+def _model_of(schema: dict[str, Any]) -> str:
+    """Return the name of the model that a schema refers to, alone or beside null; empty where it is none."""
+    references = [each["$ref"] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
+    return references[0].rpartition("/")[2] if references else ""
+
+
+_REF_PROBLEM = {"$ref": _REF.format(model="Problem")}
+_WHEN = {
+    400: "The request cannot be read.",
+    401: "No key, or not the right one.",
+    403: "The key may read only.",
+    404: "What was asked for is not there.",
+    408: "The body did not come in time.",
+    409: "It does not go with what is there.",
+    413: "Too many bytes or items.",
+    415: "Not an accepted content or image type.",
+    422: "Refused for what it says: a bad value, or an image that cannot be embedded.",
+    429: "This key asks too often.",
+    500: "A fault of the service.",
+    503: "Not now; come back.",
+    504: "It waited, or took, longer than a request may.",
+    507: "The disk is full.",
+}

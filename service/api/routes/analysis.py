@@ -1,0 +1,108 @@
+"""What is odd in a collection: near-duplicates and outliers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from service.analysis.duplicates import DuplicateGroup, find_duplicates
+from service.analysis.outliers import find_outliers
+from service.analysis.point_set import Holdings
+from service.api.dependencies import CollectionDep
+from service.api.openapi import problems
+from service.api.requests import DuplicatesBody, OutliersBody
+from service.api.responses import DuplicatesAnswer, JobStarted, OutliersAnswer
+from service.api.routes.jobs import WaitS, start
+from service.api.scopes import ScopedRoute, reads
+from service.errors import CollectionEmpty
+from service.http.content_type import json_only
+from service.library.collection import Collection
+from service.library.jobs import Progress, Work
+from service.points import Point
+from service.store.filters import Filter, Match
+
+router = APIRouter(prefix="/v1/collections/{c}", tags=["analysis"], route_class=ScopedRoute)
+
+_JOB: dict[int | str, dict[str, Any]] = {
+    202: {"model": JobStarted, "description": "Still running."},
+    **problems(404, 409, 415, 422, 503, 507),
+}
+
+
+@router.post("/duplicates", response_model=DuplicatesAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@reads
+async def list_duplicates(
+    request: Request, collection: CollectionDep, body: DuplicatesBody, wait_s: WaitS = 10.0
+) -> Response:
+    """Find groups of near-duplicates as a job: 200 with them, or 202 with the job's id if it takes longer than `wait_s`."""
+    return await _as_job(request, collection, "duplicates", lambda p: _duplicates(collection, body, p), wait_s)
+
+
+@router.post("/outliers", response_model=OutliersAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@reads
+async def list_outliers(
+    request: Request, collection: CollectionDep, body: OutliersBody, wait_s: WaitS = 10.0
+) -> Response:
+    """Find the points that stand alone as a job: 200 with them, or 202 with the job's id if it takes longer than `wait_s`."""
+    return await _as_job(request, collection, "outliers", lambda p: _outliers(collection, body, p), wait_s)
+
+
+async def _as_job(request: Request, collection: Collection, kind: str, work: Work, wait_s: float) -> Response:
+    if await run_in_threadpool(collection.count) == 0:
+        raise _empty(collection)
+    job = await start(request, kind, work, wait_s)
+    if job.state != "done":
+        return JSONResponse({"job": job.id}, 202)
+    return JSONResponse(job.result)
+
+
+def _duplicates(collection: Collection, body: DuplicatesBody, progress: Progress) -> dict[str, Any]:
+    holdings = _holdings(collection)
+    sides = None
+    if body.across is not None:
+        one, other = (collection.matching(Filter(must=(Match(body.key, (value,)),))) for value in body.across)
+        sides = one, other
+    found = find_duplicates(holdings, body.threshold, body.limit, progress, body.exact, sides)
+    points = collection.by_rows(np.concatenate([holdings.rows[:0], *(group.rows for group in found.groups)]))
+    return {
+        "groups": [_group(group, points) for group in found.groups],
+        "total": found.total,
+        "duplicates": found.duplicates,
+        "capped": found.capped,
+        "points": len(holdings),
+        "threshold": body.threshold,
+    }
+
+
+def _group(group: DuplicateGroup, points: dict[int, Point]) -> dict[str, Any]:
+    ids = [
+        points[row].id for row in group.rows.tolist() if row in points
+    ]  # what was deleted meanwhile has no id any more
+    return {"size": group.size, "score": group.score, "ids": ids, "labels": group.labels}
+
+
+def _outliers(collection: Collection, body: OutliersBody, progress: Progress) -> dict[str, Any]:
+    holdings = _holdings(collection)
+    found = find_outliers(holdings, body.k, body.limit, progress, body.exact)
+    points = collection.by_rows(found.rows)
+    result = [
+        {"id": points[row].id, "score": score, "label": points[row].label}
+        for row, score in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+        if row in points
+    ]
+    return {"result": result, "points": len(holdings)}
+
+
+def _holdings(collection: Collection) -> Holdings:
+    holdings = collection.holdings()
+    if not len(holdings):
+        raise _empty(collection)
+    return holdings
+
+
+def _empty(collection: Collection) -> CollectionEmpty:
+    return CollectionEmpty(f"the collection {collection.name} has no points to compare; put some first.")

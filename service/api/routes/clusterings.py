@@ -1,0 +1,184 @@
+"""Clusterings: make one, look into it, name its clusters, find the cluster nearest to an image, delete it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from service.analysis.grouping import Recipe
+from service.api.cancellation import searched
+from service.api.dependencies import CollectionDep
+from service.api.openapi import body, problems, reference
+from service.api.query_vectors import from_image, resolve
+from service.api.requests import ClusteringBody, ClusterNameBody, ClusterQueryBody, ClusterQueryParams, Limit
+from service.api.responses import (
+    ClusterAnswer,
+    ClusterHitAnswer,
+    ClusteringAnswer,
+    ClusteringMade,
+    ClusteringsAnswer,
+    ClusterOutlierAnswer,
+    ClusterOutliersAnswer,
+    ClusterQueryAnswer,
+    ClustersAnswer,
+    JobStarted,
+    PointAnswer,
+    ScrollAnswer,
+)
+from service.api.routes.jobs import WaitS, start
+from service.api.scopes import ScopedRoute, reads
+from service.errors import CollectionEmpty
+from service.http.bodies import read_image, read_json
+from service.http.content_type import IMAGE, JSON, json_only, kind_of
+from service.library.jobs import Progress
+from service.points import Cluster, ClusterHit, Clustering
+
+router = APIRouter(prefix="/v1/collections/{c}/clusterings", tags=["clusters"], route_class=ScopedRoute)
+
+ClusteringId = Annotated[str, Path(description="the clustering's id")]
+ClusterNumber = Annotated[int, Path(ge=0, lt=2**63, description="the cluster's number")]
+
+
+@router.post(
+    "",
+    response_model=ClusteringMade,
+    dependencies=[Depends(json_only)],
+    responses={202: {"model": JobStarted, "description": "Still running."}, **problems(404, 409, 415, 422, 503, 507)},
+)
+async def create_clustering(
+    request: Request, collection: CollectionDep, body: ClusteringBody, wait_s: WaitS = 10.0
+) -> Response:
+    """Cluster all points as a job: 200 with the clustering's id, or 202 with the job's if it takes longer than `wait_s`."""
+    if await run_in_threadpool(collection.count) == 0:
+        raise CollectionEmpty(f"the collection {collection.name} has no points to group; put some first.")
+
+    recipe = Recipe(body.method, body.k, body.seed, body.min_size)
+
+    def work(progress: Progress) -> dict[str, str]:
+        return {"clustering": collection.cluster(recipe, progress)}
+
+    job = await start(request, "clustering", work, wait_s)
+    if job.state != "done":
+        return JSONResponse({"job": job.id}, 202)
+    return JSONResponse(job.result)
+
+
+@router.get("", responses=problems(404))
+async def list_clusterings(collection: CollectionDep) -> ClusteringsAnswer:
+    """List the finished clusterings, oldest first."""
+    found = await run_in_threadpool(collection.clusterings)
+    return ClusteringsAnswer(result=[_clustering(each) for each in found])
+
+
+@router.delete("/{g}", status_code=204, responses=problems(404, 503, 507))
+async def delete_clustering(collection: CollectionDep, g: ClusteringId) -> None:
+    """Delete a clustering with its names; the points stay."""
+    await run_in_threadpool(collection.delete_clustering, g)
+
+
+@router.get("/{g}/clusters", responses=problems(404))
+async def list_clusters(collection: CollectionDep, g: ClusteringId) -> ClustersAnswer:
+    """List the clusters of a clustering."""
+    found = await run_in_threadpool(collection.clusters, g)
+    return ClustersAnswer(result=[_cluster(each) for each in found])
+
+
+@router.get("/{g}/clusters/{n}/points", response_model_exclude_unset=True, responses=problems(404, 422))
+async def list_cluster_points(
+    collection: CollectionDep,
+    g: ClusteringId,
+    n: ClusterNumber,
+    limit: Annotated[Limit, Query()] = 100,
+    cursor: Annotated[str | None, Query(description="the `next_cursor` of the page before")] = None,
+) -> ScrollAnswer:
+    """List the points of a cluster, nearest to its centroid first."""
+    points, following = await run_in_threadpool(collection.cluster_points, g, n, limit, cursor)
+    answers = [PointAnswer(id=point.id, label=point.label, payload=point.payload) for point in points]
+    return ScrollAnswer(result=answers, next_cursor=following)
+
+
+@router.get("/{g}/outliers", responses=problems(404, 422))
+async def list_cluster_outliers(
+    collection: CollectionDep,
+    g: ClusteringId,
+    cluster: Annotated[int | None, Query(ge=0, lt=2**63, description="of this cluster only")] = None,
+    limit: Annotated[Limit, Query()] = 100,
+    cursor: Annotated[str | None, Query(description="the `next_cursor` of the page before")] = None,
+) -> ClusterOutliersAnswer:
+    """List the points that fit worst, farthest from the nearest centroid first: the noise of hdbscan, of k-means all points."""
+    found, following = await run_in_threadpool(collection.cluster_outliers, g, cluster, limit, cursor)
+    answers = [
+        ClusterOutlierAnswer(
+            id=each.point.id, score=each.score, cluster=each.cluster, label=each.point.label, payload=each.point.payload
+        )
+        for each in found
+    ]
+    return ClusterOutliersAnswer(result=answers, next_cursor=following)
+
+
+@router.patch("/{g}/clusters/{n}", dependencies=[Depends(json_only)], responses=problems(404, 415, 422, 503, 507))
+async def name_cluster(
+    collection: CollectionDep, g: ClusteringId, n: ClusterNumber, body: ClusterNameBody
+) -> ClusterAnswer:
+    """Give a cluster a name, or take it away."""
+    return _cluster(await run_in_threadpool(collection.rename_cluster, g, n, body.name))
+
+
+@router.post(
+    "/{g}/query",
+    responses=problems(400, 404, 409, 413, 415, 422, 503, 504),
+    openapi_extra=body(json=reference(ClusterQueryBody), image=True),
+)
+@reads
+async def query_clusters(
+    request: Request, collection: CollectionDep, g: ClusteringId, params: Annotated[ClusterQueryParams, Query()]
+) -> ClusterQueryAnswer:
+    """Return the clusters nearest to an image, a vector or a stored point."""
+    if kind_of(request, JSON, IMAGE) == IMAGE:
+        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
+        limit = params.limit
+    else:
+        options = await read_json(request, ClusterQueryBody)
+        starts = await resolve(request, collection, [options])
+        limit = options.limit
+
+    def work() -> list[ClusterHit]:
+        [target] = starts()
+        return collection.query_clusters(g, target.vector, limit)
+
+    found = await searched(request, work)
+    return ClusterQueryAnswer(result=[_hit(each) for each in found])
+
+
+def _clustering(clustering: Clustering) -> ClusteringAnswer:
+    return ClusteringAnswer(
+        clustering=clustering.id,
+        method=clustering.method,
+        clusters=clustering.clusters,
+        noise=clustering.noise,
+        points=clustering.points,
+        seed=clustering.seed,
+        created_at=clustering.created_at,
+        **clustering.parameters,
+    )
+
+
+def _cluster(cluster: Cluster) -> ClusterAnswer:
+    return ClusterAnswer(
+        cluster=cluster.cluster,
+        size=cluster.size,
+        cohesion=cluster.cohesion,
+        medoid=cluster.medoid,
+        representatives=list(cluster.representatives),
+        labels=cluster.labels,
+        name=cluster.name,
+    )
+
+
+def _hit(hit: ClusterHit) -> ClusterHitAnswer:
+    return ClusterHitAnswer(
+        cluster=hit.cluster, score=hit.score, representatives=list(hit.representatives), name=hit.name
+    )

@@ -1,0 +1,118 @@
+"""What the vote is worth here, and which labels it doubts: leave-one-out over the labelled points, as jobs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from service.analysis.label_issues import LabelIssue, find_label_issues
+from service.analysis.leave_one_out import evaluate
+from service.analysis.point_set import Holdings
+from service.analysis.voting import LEAST_VOTERS, Voting
+from service.api.dependencies import CollectionDep
+from service.api.openapi import problems
+from service.api.requests import EvaluateBody, LabelIssuesBody
+from service.api.responses import EvaluationAnswer, JobStarted, LabelIssuesAnswer
+from service.api.routes.jobs import WaitS, start
+from service.api.scopes import ScopedRoute, reads
+from service.errors import CollectionEmpty
+from service.http.content_type import json_only
+from service.library.collection import Collection
+from service.library.jobs import Progress, Work
+from service.points import Point
+from service.store.filters import LABELLED, Filter, parse_filter
+
+router = APIRouter(prefix="/v1/collections/{c}", tags=["evaluation"], route_class=ScopedRoute)
+
+_JOB: dict[int | str, dict[str, Any]] = {
+    202: {"model": JobStarted, "description": "Still running."},
+    **problems(404, 409, 415, 422, 503, 507),
+}
+
+
+@router.post("/classify/evaluate", response_model=EvaluationAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@reads
+async def evaluate_classification(
+    request: Request, collection: CollectionDep, body: EvaluateBody, wait_s: WaitS = 10.0
+) -> Response:
+    """Classify every labelled point by the others, as a job: 200 with the figures, or 202 with its id after `wait_s`."""
+    chosen = _filter(body)
+
+    def work(progress: Progress) -> dict[str, Any]:
+        return asdict(evaluate(_labelled(collection, chosen), body.ks, _voting(body), body.exact, progress))
+
+    return await _as_job(request, collection, "evaluate", chosen, work, wait_s)
+
+
+@router.post("/label-issues", response_model=LabelIssuesAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@reads
+async def list_label_issues(
+    request: Request, collection: CollectionDep, body: LabelIssuesBody, wait_s: WaitS = 10.0
+) -> Response:
+    """Find labels that the neighbours outvote, as a job: 200 with them, or 202 with its id after `wait_s`."""
+    chosen = _filter(body)
+    return await _as_job(
+        request, collection, "label-issues", chosen, lambda p: _label_issues(collection, body, chosen, p), wait_s
+    )
+
+
+async def _as_job(
+    request: Request, collection: Collection, kind: str, chosen: Filter, work: Work, wait_s: float
+) -> Response:
+    if await run_in_threadpool(collection.count, chosen) < LEAST_VOTERS:
+        raise CollectionEmpty(
+            f"the collection {collection.name} has fewer than two labelled points to compare; put more with labels first."
+        )
+    job = await start(request, kind, work, wait_s)
+    if job.state != "done":
+        return JSONResponse({"job": job.id}, 202)
+    return JSONResponse(job.result)
+
+
+def _filter(body: EvaluateBody | LabelIssuesBody) -> Filter:
+    return Filter(must=(LABELLED,) if body.filter is None else (LABELLED, parse_filter(body.filter)))
+
+
+def _voting(body: EvaluateBody | LabelIssuesBody) -> Voting:
+    return Voting(body.temperature, body.weighting, body.balance)
+
+
+def _labelled(collection: Collection, chosen: Filter) -> Holdings:
+    """Return the labelled points that a filter selects."""
+    holdings = collection.holdings()
+    if chosen == Filter(must=(LABELLED,)):
+        return holdings.labelled()
+    # a point that lost its label in between is out of both
+    rows = np.isin(holdings.rows, collection.matching(chosen), assume_unique=True)
+    return holdings.subset(np.flatnonzero(rows)).labelled()
+
+
+def _label_issues(collection: Collection, body: LabelIssuesBody, chosen: Filter, progress: Progress) -> dict[str, Any]:
+    holdings = _labelled(collection, chosen)
+    found = find_label_issues(holdings, body.k, body.limit, _voting(body), body.exact, progress)
+    rows = [row for issue in found.issues for row in (issue.row, *(each.row for each in issue.neighbours))]
+    points = collection.by_rows(np.array(rows, np.int64))
+    result = [_issue(issue, points) for issue in found.issues if issue.row in points]
+    return {"result": result, "suspected": found.suspected, "checked": found.checked}
+
+
+def _issue(issue: LabelIssue, points: dict[int, Point]) -> dict[str, Any]:
+    """Return an issue with ids; what was deleted meanwhile has none any more."""
+    neighbours = [
+        {"id": points[each.row].id, "score": each.score, "label": each.label}
+        for each in issue.neighbours
+        if each.row in points
+    ]
+    return {
+        "id": points[issue.row].id,
+        "label": issue.label,
+        "suggested": issue.suggested,
+        "probability": issue.probability,
+        "suggested_probability": issue.suggested_probability,
+        "neighbours": neighbours,
+    }

@@ -1,0 +1,185 @@
+"""Search and classification: by vector, by a stored point, or by an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from service.api.cancellation import searched
+from service.api.dependencies import CollectionDep, get_service
+from service.api.openapi import body, problems, reference
+from service.api.query_vectors import Start, from_image, resolve
+from service.api.requests import ClassifyBody, ClassifyParams, QueryBatchBody, QueryBody, QueryParams
+from service.api.responses import (
+    ClassifyAnswer,
+    ClassProbabilityAnswer,
+    HitAnswer,
+    NeighbourAnswer,
+    QueryAnswer,
+    QueryBatchAnswer,
+)
+from service.api.scopes import ScopedRoute, reads
+from service.concurrency.cooperative import Turns
+from service.http.bodies import check_count, parse_object, read_image, read_json
+from service.http.body_limits import hold
+from service.http.content_type import IMAGE, JSON, json_only, kind_of
+from service.http.json_parts import PartsResponse, json_list
+from service.library.library import Collection
+from service.points import Classification, Hit
+from service.store.filters import parse_filter
+
+router = APIRouter(prefix="/v1/collections/{c}", tags=["search"], route_class=ScopedRoute)
+
+_HIT_BYTES = 1500  # of a result on its way into an answer, objects and text, with a payload of a few fields
+_NUMBER_BYTES = 52  # the same of a number of a vector: 32 as an object, 20 as text
+_ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
+
+
+@router.post(
+    "/query",
+    response_model=QueryAnswer,
+    response_model_exclude_unset=True,
+    responses=_ERRORS,
+    openapi_extra=body(json=reference(QueryBody), image=True),
+)
+@reads
+async def query(request: Request, collection: CollectionDep, params: Annotated[QueryParams, Query()]) -> Response:
+    """Return the most similar points. A raw image body takes the options as query parameters, JSON carries them itself."""
+    options: QueryBody | QueryParams
+    in_url = _filter_in_url(params)
+    if kind_of(request, JSON, IMAGE) == IMAGE:
+        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
+        options, condition = params, in_url
+    else:
+        options = await read_json(request, QueryBody)
+        starts = await resolve(request, collection, [options])
+        condition = options.filter
+    [hits] = await searched(request, lambda: _nearest(collection, starts(), options, condition))
+    return PartsResponse([b'{"result":', *await _written(hits, options), b"}"], "application/json")
+
+
+@router.post(
+    "/query/batch",
+    response_model=QueryBatchAnswer,
+    response_model_exclude_unset=True,
+    dependencies=[Depends(json_only)],
+    responses=_ERRORS,
+    openapi_extra=body(json=reference(QueryBatchBody)),
+)
+@reads
+async def query_batch(request: Request, collection: CollectionDep) -> Response:
+    """Answer several searches; those that share their options are searched together."""
+    settings = get_service(request).settings
+    asked = await read_json(request, QueryBatchBody, settings.max_request_points)
+    check_count(asked.queries, settings.max_request_points, "queries")
+    check_count([q for q in asked.queries if q.image is not None], settings.max_request_images, "images")
+    of_a_vector = _NUMBER_BYTES * collection.dimension
+    hold(request, sum(each.limit * (_HIT_BYTES + each.with_vector * of_a_vector) for each in asked.queries))
+    conditions = [None if each.filter is None else parse_filter(each.filter) for each in asked.queries]
+    starts = await resolve(request, collection, asked.queries)
+    groups: dict[str, list[int]] = {}
+    for index, (each, condition) in enumerate(zip(asked.queries, conditions, strict=True)):
+        # as text: equal filters may differ, for 1 == True
+        options = f"{each.model_dump_json(exclude={'vector', 'id', 'image', 'fingerprint', 'filter'})} {condition!r}"
+        groups.setdefault(options, []).append(index)
+
+    def work() -> list[list[Hit]]:
+        resolved = starts()
+        found: dict[int, list[Hit]] = {}
+        for indices in groups.values():
+            shared = asked.queries[indices[0]]
+            hits = _nearest(collection, [resolved[i] for i in indices], shared, shared.filter)
+            found |= zip(indices, hits, strict=True)
+        return [found[index] for index in range(len(resolved))]
+
+    found = await searched(request, work, len(asked.queries))
+    results = [await _written(hits, each) for hits, each in zip(found, asked.queries, strict=True)]
+    return PartsResponse([b'{"results":', *json_list(results), b"}"], "application/json")
+
+
+@router.post("/classify", responses=_ERRORS, openapi_extra=body(json=reference(ClassifyBody), image=True))
+@reads
+async def classify(
+    request: Request, collection: CollectionDep, params: Annotated[ClassifyParams, Query()]
+) -> ClassifyAnswer:
+    """Let the nearest labelled points vote, weighted as DINO's kNN is or as asked for. A stored point has no vote on itself."""
+    options: ClassifyBody | ClassifyParams
+    in_url = _filter_in_url(params)
+    if kind_of(request, JSON, IMAGE) == IMAGE:
+        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
+        options, condition = params, in_url
+    else:
+        options = await read_json(request, ClassifyBody)
+        starts = await resolve(request, collection, [options])
+        condition = options.filter
+
+    def work() -> Classification:
+        [start] = starts()
+        [answer] = collection.classify(
+            [start.vector],
+            options.k,
+            options.temperature,
+            options.reject_below,
+            parse_filter(condition) if condition is not None else None,
+            options.weighting,
+            options.balance,
+            exclude=None if start.id is None else [start.id],
+            exact=options.exact,
+        )
+        return answer
+
+    vote = await searched(request, work)
+    return ClassifyAnswer(
+        label=vote.label,
+        probability=vote.probability,
+        classes=[ClassProbabilityAnswer(label=each.label, probability=each.probability) for each in vote.classes],
+        neighbours=[NeighbourAnswer(id=hit.id, score=hit.score, label=hit.label) for hit in vote.neighbours],
+    )
+
+
+def _filter_in_url(params: QueryParams | ClassifyParams) -> dict[str, Any] | None:
+    """Return the filter of an image's URL. With a JSON body it does not count, and is checked as the other options there are."""
+    condition = parse_object("filter", params.filter)
+    if condition is not None:
+        parse_filter(condition)
+    return condition
+
+
+def _nearest(
+    collection: Collection,
+    starts: Sequence[Start],
+    options: QueryBody | QueryParams,
+    condition: dict[str, Any] | None,
+) -> list[list[Hit]]:
+    return collection.query(
+        [start.vector for start in starts],
+        options.limit,
+        parse_filter(condition) if condition is not None else None,
+        options.score_threshold,
+        options.with_payload,
+        options.with_vector,
+        exclude=[start.id for start in starts] if any(start.id is not None for start in starts) else None,
+        exact=options.exact,
+    )
+
+
+async def _written(hits: Sequence[Hit], options: QueryBody | QueryParams) -> list[bytes]:
+    """Return hits as the parts of a JSON list."""
+    turns, items = Turns(), []
+    for hit in hits:
+        items.append([_hit(hit, options).model_dump_json(exclude_unset=True).encode()])
+        await turns.give()
+    return json_list(items)
+
+
+def _hit(hit: Hit, options: QueryBody | QueryParams) -> HitAnswer:
+    """Return a hit with the fields that were asked for; the others are left out of the answer."""
+    fields: dict[str, Any] = {"id": hit.id, "score": hit.score, "label": hit.label}
+    if options.with_payload:
+        fields["payload"] = hit.payload
+    if options.with_vector and hit.vector is not None:
+        fields["vector"] = hit.vector.tolist()
+    return HitAnswer(**fields)

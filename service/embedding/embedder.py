@@ -1,0 +1,275 @@
+"""Image bytes in, unit vectors out: decoding in processes of its own, the network in micro-batches, a finite vector or a refusal.
+
+Images of many callers share the forward passes. An image that is admitted has a ticket, which ends on every path: with its answer, at
+its deadline, or when its caller leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backbone.artifact import Artifact
+from backbone.decode import DecodeLimits, check_signature
+from backbone.errors import ImageRefused
+from backbone.pooling import pool, reads_patches
+from service.embedding.admission import INTERACTIVE_IMAGES, Admission, Limits, Ticket
+from service.embedding.batcher import NEVER, Run
+from service.embedding.decoder_pool import Decoded, Decoders
+from service.embedding.pipeline import Computed, Pipeline
+from service.embedding.readiness_probe import Canary
+from service.errors import (
+    DeadlinePassed,
+    DecoderUnavailable,
+    EmbedderRestarted,
+    EmbeddingNotFinite,
+    InferenceFailed,
+    Saturated,
+    Stopping,
+    Unavailable,
+)
+from service.metrics import Metrics
+
+PATCHES = "patches"  # the output that is not pooled
+CANARY_S: Final = 5.0  # for so long an answer shows that the next one will come, too
+CLOSE_S: Final = 10.0  # that a pass may take which runs at the end; what hangs longer is left behind
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One embedded image, and what it took."""
+
+    vector: NDArray[np.float32]  # [dim] of length one; for `patches` [N, D] as the network gave them
+    thumbnail: bytes | None  # JPEG
+    decode_s: float
+    queue_s: float  # waiting for a decoder and for the network
+    infer_s: float
+
+
+# What befalls one image and not its neighbours:
+Refusal = ImageRefused | EmbeddingNotFinite | InferenceFailed | DeadlinePassed | DecoderUnavailable | EmbedderRestarted
+Answer = Embedded | Refusal
+
+
+class Embedder:
+    """One artifact behind one runtime; thread-safe."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        run: Run,
+        *,
+        lanes: int,
+        limits: DecodeLimits,
+        decode_workers: int,
+        decode_timeout_s: float,
+        batch_images: int,
+        batch_wait_s: float,
+        queue: Limits,
+        thumbnail_px: int,
+        metrics: Metrics,
+    ) -> None:
+        self._artifact = artifact
+        self._limits = limits
+        self._timeout_s = queue.seconds
+        self._metrics = metrics
+        self._admission: Admission[Computed] = Admission(
+            queue, batch_images, lambda: self._pipeline.seconds_per_image()
+        )
+        self._pipeline = Pipeline(
+            artifact.preprocess,
+            Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s),
+            run,
+            lanes=lanes,
+            batch_images=batch_images,
+            batch_wait_s=batch_wait_s,
+            end=self._admission.end,
+            metrics=metrics,
+        )
+        self._canary = Canary(self._canary_vector)
+
+    @property
+    def artifact(self) -> Artifact:
+        """Return what is served."""
+        return self._artifact
+
+    @property
+    def queued_images(self) -> int:
+        """Return how many images are admitted and not yet answered."""
+        return self._admission.images
+
+    @property
+    def queued_bytes(self) -> int:
+        """Return their bytes as they came."""
+        return self._admission.bytes
+
+    @property
+    def waiting_for_decoder(self) -> int:
+        """Return how many images no decoder has taken yet."""
+        return self._pipeline.waiting_for_decoder
+
+    @property
+    def waiting_for_network(self) -> int:
+        """Return how many decoded images no pass has taken yet."""
+        return self._pipeline.waiting_for_network
+
+    @property
+    def decoder_restarts(self) -> int:
+        """Return how often a decoder process had to be started anew."""
+        return self._pipeline.decoder_restarts
+
+    def embed(
+        self,
+        images: Sequence[bytes],
+        output: str | None = None,
+        thumbnails: bool = False,
+        patient: bool = False,
+    ) -> list[Answer]:
+        """Embed a few images; blocks until each has its answer.
+
+        Args:
+            images: encoded images.
+            output: `cls`, `mean`, `cls+mean` or `patches`; None is the artifact's pooling.
+            thumbnails: also make a small JPEG of each.
+            patient: nobody stands and waits: without a deadline, and behind those who do.
+
+        Returns:
+            For each image a vector, or the error that refuses that image alone.
+
+        Raises:
+            Saturated: there is no room; nothing was started.
+            Stopping: the service shuts down.
+        """
+        tickets = self._admit(images, output, thumbnails=thumbnails, patient=patient)
+        try:
+            with contextlib.suppress(TimeoutError):
+                for ticket in tickets:
+                    # waits; what it holds is read below
+                    ticket.answer.exception(None if patient else max(ticket.deadline - time.monotonic(), 0))
+            self._end_late(tickets)
+            return [self._answer(ticket, output) for ticket in tickets]
+        finally:
+            for ticket in tickets:
+                ticket.answer.cancel()
+
+    async def embed_async(
+        self, images: Sequence[bytes], output: str | None = None, thumbnails: bool = False
+    ) -> list[Answer]:
+        """Embed as `embed` does without blocking the event loop; what a cancelled caller left waiting is not computed."""
+        tickets = self._admit(images, output, thumbnails=thumbnails)
+        await self._ended(tickets)
+        return [self._answer(ticket, output) for ticket in tickets]
+
+    async def decode_async(self, image: bytes, thumbnail: bool = False) -> Decoded:
+        """Decode an image to what the network is shown of it, or to a small JPEG, with the same room and deadline.
+
+        Raises:
+            ImageRefused: the image cannot be decoded.
+            Saturated, Stopping, DeadlinePassed: not now.
+        """
+        [ticket] = self._admit([image], computed=False, thumbnails=thumbnail)
+        await self._ended([ticket])
+        return ticket.answer.result().decoded
+
+    def refusal(self) -> Unavailable | None:
+        """Return the error that one more image of a request that somebody waits for would meet now; None where there is room."""
+        return self._admission.refusal()
+
+    async def ready(self) -> bool:
+        """Say whether an image sent now would be embedded: there is room, and one was embedded just now, or is."""
+        if not self._pipeline.alive() or self.refusal() is not None:
+            return False
+        return time.monotonic() - self._pipeline.answered_at < CANARY_S or await self._canary.passes()
+
+    async def _canary_vector(self, image: bytes) -> NDArray[np.float32] | None:
+        try:
+            [answer] = await self.embed_async([image])
+        except (Saturated, Stopping):
+            return None
+        return answer.vector if isinstance(answer, Embedded) else None
+
+    def close(self, within_s: float = CLOSE_S) -> None:
+        """Finish what was admitted, then stop; idempotent. What takes longer is left behind."""
+        self._admission.close()
+        self._pipeline.close(within_s)
+
+    def _admit(
+        self,
+        images: Sequence[bytes],
+        output: str | None = None,
+        *,
+        computed: bool = True,
+        thumbnails: bool = False,
+        patient: bool = False,
+    ) -> list[Ticket[Computed]]:
+        """Take all images or none; each ticket ends on every path, and then its place is free again."""
+        bulk = patient or len(images) > INTERACTIVE_IMAGES
+        deadline = NEVER if patient else time.monotonic() + self._timeout_s
+        patches = output == PATCHES or reads_patches(output or self._artifact.manifest.pooling)
+        tickets: list[Ticket[Computed]] = [
+            Ticket(image, computed, patches, thumbnails, deadline, bulk) for image in images
+        ]
+        recognised = [ticket for ticket in tickets if self._recognised(ticket)]
+        if recognised:
+            self._admission.enter(recognised, patient)
+        for ticket in recognised:
+            if not self._pipeline.take(ticket):
+                self._admission.end(ticket, Stopping("the service is stopping; send the request to another one."))
+        return tickets
+
+    def _recognised(self, ticket: Ticket[Computed]) -> bool:
+        """End the ticket of what is no image at all: that takes nobody's place, and waits for nobody."""
+        try:
+            check_signature(ticket.image, self._limits)
+        except ImageRefused as error:
+            ticket.answer.set_exception(error)
+            return False
+        return True
+
+    async def _ended(self, tickets: Sequence[Ticket[Computed]]) -> None:
+        """Wait until all tickets have ended, at their deadline at the latest; cancelled, cancel them."""
+        try:
+            all_ended = asyncio.gather(*(asyncio.wrap_future(t.answer) for t in tickets), return_exceptions=True)
+            await asyncio.wait({all_ended}, timeout=self._timeout_s)
+            self._end_late(tickets)
+        finally:
+            for ticket in tickets:
+                ticket.answer.cancel()
+
+    def _end_late(self, tickets: Sequence[Ticket[Computed]]) -> None:
+        for ticket in tickets:
+            self._admission.end(
+                ticket, DeadlinePassed("the image took longer than its request may take; send it again later.")
+            )
+
+    def _answer(self, ticket: Ticket[Computed], output: str | None) -> Answer:
+        answer = self._outcome(ticket, output)
+        if not isinstance(answer, Embedded):
+            self._metrics.image_refused(answer.code)
+        return answer
+
+    def _outcome(self, ticket: Ticket[Computed], output: str | None) -> Answer:
+        error = ticket.answer.exception()
+        if isinstance(error, Refusal):
+            return error
+        if error is not None:
+            raise error
+        done = ticket.answer.result()
+        assert done.tokens is not None
+        tokens = done.tokens
+        if output == PATCHES:
+            assert tokens.patch_tokens is not None
+            vector = tokens.patch_tokens
+        else:
+            patch_tokens = None if tokens.patch_tokens is None else tokens.patch_tokens[None]
+            vector = pool(tokens.global_token[None], patch_tokens, output or self._artifact.manifest.pooling)[0]
+        if not np.isfinite(vector).all():
+            return EmbeddingNotFinite("the network gave no finite vector for this image; the artifact needs a look.")
+        return Embedded(vector, done.decoded.thumbnail, done.decode_s, done.waited_s + tokens.queue_s, tokens.infer_s)

@@ -1,0 +1,194 @@
+"""Limits of a body: how large it says that it will be, how much memory it becomes, how long it takes.
+
+Announced: a body in chunks that will be too large is refused when it says so: 413 with the header of the chunk that goes beyond the
+limit. The framework compares a length that the headers declare, and what has arrived. Between the two is a chunk of which there is
+little more than its size yet, and whose rest may never come. Its caller is told by the application, as for a declared length: who has
+no key hears that, and the refusal is logged and counted as any other.
+
+Memory: what a request will hold is reckoned from above while its body arrives, before anything of it is parsed; a declared length
+counts at once, before the first byte is read. A request that does not fit now is answered 503, one that never would 413, so that no
+number of callers, and no body, takes more than there is.
+
+Time: a body that comes too slowly is answered 408. The connection itself is cut by `protocol`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.content_type import IMAGE, MULTIPART, NPY, declared_kind
+from service.http.problems import http_response
+
+# Measured peaks, rounded up. A body that is taken as it is exists in chunks and joined; a form as files, as their bytes, and in chunks;
+# JSON also as text, and decoded from that.
+COPIES_TAKEN: Final = 2
+COPIES_OF_FORM: Final = 3
+COPIES_PARSED: Final = 4
+# Of JSON as Python's objects, checked copy included: a number and its places in two lists; a string and its place in a dictionary; and
+# a point or a query as an object of its class.
+BYTES_PER_VALUE: Final = 72
+BYTES_PER_KEY: Final = 160
+BYTES_PER_OBJECT: Final = 800
+_COPIES: Final[dict[str | None, int]] = {IMAGE: COPIES_TAKEN, NPY: COPIES_TAKEN, MULTIPART: COPIES_OF_FORM}
+_HOLDING: Final = "holding"
+
+
+class RequestMemory:
+    """The bytes that all running requests together may hold. Used by the event loop alone."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+
+class Holding:
+    """What one request holds of it; given back at the end of the block."""
+
+    def __init__(self, memory: RequestMemory) -> None:
+        self._memory = memory
+        self._held = 0
+
+    def __enter__(self) -> Holding:
+        """Hold nothing yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give all of it back."""
+        self._memory.held -= self._held
+
+    def grow(self, more: int) -> None:
+        """Hold so much more.
+
+        Raises:
+            HTTPException: there is not as much left (503), or was not from the beginning (413).
+        """
+        close = {"Connection": "close"}  # its body may be on the way, and nobody reads it
+        if self._held + more > self._memory.most:
+            raise HTTPException(413, headers=close)
+        if self._memory.held + more > self._memory.most:
+            raise HTTPException(503, headers=close)
+        self._memory.held += more
+        self._held += more
+
+
+def hold(request: Request, more: int) -> None:
+    """Hold so much more memory for a request: for its answer, before that is made. Raises HTTPException as `Holding.grow`."""
+    request.scope["state"][_HOLDING].grow(more)
+
+
+class WithinMemory:
+    """ASGI middleware: lets a request in, and each part of its body, where there is memory for what it becomes."""
+
+    def __init__(self, app: ASGIApp, memory: RequestMemory, max_body_bytes: int) -> None:
+        self._app = app
+        self._memory = memory
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        copies = _COPIES.get(declared_kind(headers), COPIES_PARSED)  # whatever is no kind at all counts as the most
+        declared = _length(headers)
+        if declared > self._max_body_bytes:
+            declared = 0  # the framework answers it without reading
+        arrived = 0
+
+        with Holding(self._memory) as holding:
+            scope["state"][_HOLDING] = holding
+
+            async def receive_within() -> Message:
+                nonlocal arrived
+                message = await receive()
+                if body := message.get("body"):
+                    beyond = max(0, arrived + len(body) - max(declared, arrived))  # what was not declared
+                    arrived += len(body)
+                    holding.grow(copies * beyond + (bytes_of_values(body) if copies == COPIES_PARSED else 0))
+                return message
+
+            try:
+                holding.grow(copies * declared)
+            except HTTPException as refusal:
+                await http_response(Request(scope), refusal)(scope, receive, send)
+            else:
+                await self._app(scope, receive_within, send)
+
+
+def _length(headers: Headers) -> int:
+    """Return the declared length of a body; 0 where it has none."""
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
+
+
+def bytes_of_values(text: bytes) -> int:
+    """Return what the values in a part of a JSON text take at most: each has a comma or a bracket in front, a key a colon behind."""
+    values, keys, objects = text.count(b",") + text.count(b"["), text.count(b":"), text.count(b"{")
+    return BYTES_PER_VALUE * values + BYTES_PER_KEY * keys + BYTES_PER_OBJECT * objects
+
+
+class BodyInTime:
+    """ASGI middleware: ends a request whose body is not there in time with 408."""
+
+    def __init__(self, app: ASGIApp, timeout_s: float) -> None:
+        self._app = app
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        complete = False
+
+        async def receive_in_time() -> Message:
+            nonlocal complete
+            if complete:
+                return await receive()  # waits for the caller to leave, as long as that takes
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, headers={"Connection": "close"}) from None
+            complete = not message.get("more_body", False)
+            return message
+
+        await self._app(scope, receive_in_time, send)
+
+
+_TOO_MUCH: Final = "announced_too_much"
+
+
+def tell_too_large(scope: Scope) -> None:
+    """Have a request refused, at the next part of its body that is asked for at the latest."""
+    scope["state"][_TOO_MUCH] = True
+
+
+class WithinAnnounced:
+    """ASGI middleware: answers 413 to a request of which the web server has told that it will be too large."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        refusal = HTTPException(413, headers={"Connection": "close"})
+
+        async def receive_within() -> Message:
+            message = await receive()
+            if _TOO_MUCH in scope["state"]:
+                raise refusal
+            return message
+
+        if scope["type"] == "http" and _TOO_MUCH in scope["state"]:
+            await http_response(Request(scope), refusal)(scope, receive, send)
+        else:
+            await self._app(scope, receive_within if scope["type"] == "http" else receive, send)

@@ -1,0 +1,190 @@
+"""A main segment on disk: DATA/index/COLLECTION/GENERATION/, written whole or not at all, and read only where nothing is in doubt.
+
+    vectors.f32     float32 [N, D], little-endian, unit rows
+    rows.i64        int64 [N], ascending: the row of each vector
+    index.faiss     the approximate index, where there is one
+    manifest.json   what this belongs to, the effort that the index needs, and size and sha256 of the other files; written last
+
+Everything here can be made again from SQLite, so there is one answer to any doubt: leave it and build anew. FAISS' own reader
+accepts many damaged files (13 of 60 with flipped bits), so no file reaches it whose checksum has not been compared.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import shutil
+from collections.abc import Callable, Container, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backbone.durable import new_directory, write_file
+from service.index.approximate import ApproximateIndex, Reach
+from service.index.build_worker import INDEX, VECTORS, Built
+from service.index.hashed_files import describe, write_hashed
+from service.index.segments import Segment
+from service.points import Rows, Vector
+
+FORMAT = 2
+ROWS, MANIFEST = "rows.i64", "manifest.json"
+MAX_MANIFEST_BYTES = 64 * 1024  # ours have one
+
+
+class Doubt(Exception):
+    """A snapshot that cannot be used: missing, damaged, of another library or another format."""
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """What a snapshot was made from: the library (its epoch), the collection, the model."""
+
+    epoch: str
+    collection: int
+    fingerprint: str
+    dimension: int
+
+
+@dataclass(frozen=True)
+class Main:
+    """A main segment that was read or written, the greatest row it can hold, and where it lies."""
+
+    segment: Segment
+    last_row: int
+    path: Path
+
+
+def folder_of(index: Path, collection: int) -> Path:
+    """Return where the generations of a collection lie."""
+    return index / str(collection)
+
+
+def generations(folder: Path) -> list[Path]:
+    """Return the generations in a folder, newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda p: -int(p.name))
+
+
+def clear(folder: Path, keep: Path | None = None) -> None:
+    """Delete what lies in a folder of generations but for one. What cannot be deleted stays: it is only space."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)
+    if keep is None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_others(index: Path, collections: Container[int]) -> None:
+    """Delete what belongs to none of these collections, and what an interrupted write left behind."""
+    for home in index.iterdir() if index.is_dir() else ():
+        if not home.name.isdecimal() or int(home.name) not in collections:
+            shutil.rmtree(home, ignore_errors=True)
+            continue
+        for path in home.iterdir():
+            if not path.name.isdecimal():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def write(
+    path: Path,
+    belonging: Belonging,
+    tick: int,
+    rows: Rows,
+    blocks: Iterable[Vector],
+    build: Callable[[Path], Built | None],
+    into: str = VECTORS,
+) -> Main:
+    """Write a generation of the vectors [N, D] that `blocks` yields, and return it as it is read back.
+
+    `build` may make an index in the folder that it is given, over the vectors that lie there; None says that it did not. Where they
+    are written `into` another file, it makes the file of all vectors of them. Raises StorageFailed, Doubt, and what `build` and the
+    blocks raise; nothing of it stays then.
+    """
+    with new_directory(path) as folder:
+        written = write_hashed(folder / into, (_bytes(block, "<f4") for block in blocks))
+        files = {ROWS: write_hashed(folder / ROWS, [_bytes(rows, "<i8")])}
+        built = build(folder)
+        reach = None if built is None else built.reach
+        if into == VECTORS:
+            files[VECTORS] = written
+        if built is not None:
+            files |= built.files
+        said = {
+            "format": FORMAT,
+            "belonging": asdict(belonging),
+            "tick": tick,
+            "last_row": int(rows[-1]),
+            "reach": None if reach is None else asdict(reach),
+            "files": files,
+        }
+        write_file(folder / MANIFEST, json.dumps(said, indent=1).encode())
+    try:
+        return _opened(path, belonging.dimension, len(rows), int(rows[-1]), reach)
+    except (OSError, RuntimeError) as error:
+        raise Doubt(f"what was just written cannot be read: {error}") from error
+
+
+def read(path: Path, belonging: Belonging, tick: int) -> Main:
+    """Open a generation. `tick` is how far the library has come: a snapshot from beyond it is from another life of it.
+
+    Raises Doubt.
+    """
+    try:
+        said = json.loads(_small(path / MANIFEST))
+        if said["format"] != FORMAT or said["belonging"] != asdict(belonging) or said["tick"] > tick:
+            raise Doubt("it belongs to something else")
+        files = said["files"]
+        with ThreadPoolExecutor(2) as pool:  # hashing keeps two cores busy, and the disk
+            list(pool.map(lambda name: _compare(path / name, files[name]), sorted(files)))
+        count = files[ROWS]["size"] // 8
+        reach = None if said["reach"] is None else Reach(**said["reach"])
+        main = _opened(path, belonging.dimension, count, int(said["last_row"]), reach)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+        raise Doubt(f"it cannot be read: {error}") from error
+    return main
+
+
+def _opened(path: Path, dimension: int, count: int, last_row: int, reach: Reach | None) -> Main:
+    vectors = _mapped(path / VECTORS, "<f4", (count, dimension))
+    rows = _mapped(path / ROWS, "<i8", (count,))
+    approximate = None
+    if reach is not None:
+        approximate = ApproximateIndex.read(path / INDEX, reach)
+        if approximate.count != count:
+            raise Doubt("index and vectors differ in number")
+    if count and not (rows[0] > 0 and rows[-1] <= last_row and bool((np.diff(rows) > 0).all())):
+        raise Doubt("its rows are not in order")
+    return Main(Segment(vectors, rows, count, approximate=approximate, fixed=True), last_row, path)
+
+
+def _small(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise Doubt("its manifest is too long")
+    return data
+
+
+def _compare(path: Path, said: dict[str, Any]) -> None:
+    if path.stat().st_size != said["size"] or describe(path) != said:
+        raise Doubt(f"{path.name} is damaged")
+
+
+def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array of the dtype
+    """Return a file as a read-only array; its pages are the system's to keep or to drop."""
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def _bytes(array: npt.NDArray[Any], dtype: str) -> memoryview:
+    return memoryview(np.ascontiguousarray(array, dtype).data).cast("B")

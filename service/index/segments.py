@@ -1,0 +1,171 @@
+"""A segment of the index: unit vectors in the order of their rows, a bitmap of those that are there, and exact search over them.
+
+Two kinds share this form. A segment of the tail grows: its buffers are filled front to back. The main segment is large, never
+grows, lies in a memory-mapped file and may have an approximate index beside it (`service/index/approximate.py`). What a segment was
+made with is never rewritten, so searches need no lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from service.index.approximate import ApproximateIndex
+from service.index.positions import Bitmap, Chosen, Positions, bits, packed, unpacked
+from service.points import Rows, Vector
+
+NO_ROW = -1  # stands where fewer than k vectors could be found
+# FAISS' scan asks the bitmap about every vector (some 2 ns each) and reads those chosen where they are; copying them together
+# first costs some 80 ns each, and then a matrix product serves all queries.
+GATHER_SHARE = 1 / 32
+GATHER_QUERIES = 8
+MOST_EQUAL = 4096  # equal cosines among which the first by position are found; beyond, any of them
+GATHER_ROWS = 65_536  # copied together at a time: 100 MB of 384-d vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """`count` vectors in the order of their rows; `alive` is None while none of them is deleted.
+
+    vectors: float32 [capacity, D], of which [:count] is ours to see; rows: int64 [capacity], ascending;
+    alive: bitmap of `count` bits; approximate: finds most of the nearest without looking at every vector, None in the tail.
+    """
+
+    vectors: Vector
+    rows: Rows
+    count: int
+    alive: Bitmap | None = None
+    dead: int = 0
+    approximate: ApproximateIndex | None = None
+    fixed: bool = False  # the main segment: it neither grows nor is copied without its tombstones
+
+    def __len__(self) -> int:
+        return self.count - self.dead
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Return bool [count]: which vectors are there."""
+        if self.alive is None:
+            return np.ones(self.count, np.bool_)
+        return unpacked(self.alive, self.count)
+
+    def positions(self, rows: Rows) -> Positions:
+        """Return where `rows` (ascending) stand, leaving out those that are not of this segment."""
+        mine = self.rows[: self.count]
+        if not self.count:
+            return np.empty(0, np.int64)
+        wanted = rows[np.searchsorted(rows, mine[0]) : np.searchsorted(rows, mine[-1], side="right")]
+        at = np.searchsorted(mine, wanted)
+        here: Positions = at[mine[at] == wanted]
+        return here
+
+    def without(self, at: Positions) -> Segment:
+        """Return the same vectors with tombstones at these positions too."""
+        if not len(at):
+            return self
+        alive = packed(np.ones(self.count, np.bool_)) if self.alive is None else self.alive.copy()
+        newly = int(np.count_nonzero(bits(alive, at)))
+        np.bitwise_and.at(alive, at >> 3, ~(np.uint8(1) << (at & 7).astype(np.uint8)))
+        return replace(self, alive=alive, dead=self.dead + newly)
+
+    def search(self, queries: Vector, k: int, allowed: Chosen | None, exact: bool) -> tuple[Vector, Rows] | None:
+        """Return the k nearest of each query: scores [Q, k] and rows [Q, k], best first; None where nothing is allowed.
+
+        allowed: the positions to which the search is confined; those with tombstones are left out.
+        """
+        chosen = self._chosen(allowed)
+        if chosen is not None and not len(chosen):
+            return None
+        if self.approximate is not None and not exact:
+            scores, at = self._approximately(self.approximate, queries, k, chosen)
+        else:
+            scores, at = search_exactly(self.vectors[: self.count], queries, k, chosen)
+        none = at < 0
+        scores[none] = -np.inf
+        return scores, np.where(none, NO_ROW, self.rows[at])
+
+    def _chosen(self, allowed: Chosen | None) -> Chosen | None:
+        if self.alive is None:
+            return allowed
+        if allowed is None:
+            return Chosen(self.count, bitmap=self.alive, size=len(self))
+        return allowed.among(self.alive)
+
+    def _approximately(
+        self, approximate: ApproximateIndex, queries: Vector, k: int, chosen: Chosen | None
+    ) -> tuple[Vector, Positions]:
+        """Let the index answer what it can vouch for, and compare with every chosen vector for the rest."""
+        sight = approximate.sight(k, len(self) if chosen is None else len(chosen))
+        if sight is None:  # few are chosen, or many wanted: comparing is as fast, and exact
+            return search_exactly(self.vectors, queries, k, chosen)
+        scores, at, sure = approximate.search(self.vectors, queries, k, sight, chosen)
+        if not sure.all():
+            scores[~sure], at[~sure] = search_exactly(self.vectors, queries[~sure], k, chosen)
+        return scores, at
+
+
+def search_exactly(vectors: Vector, queries: Vector, k: int, chosen: Chosen | None) -> tuple[Vector, Positions]:
+    """Compare queries [Q, D] with all vectors [N, D], or the chosen ones: cosines [Q, k] and positions [Q, k], -1 for none.
+
+    Equal cosines are in the order of positions, also where k cuts through them: so that it is always the same copies of an
+    image that are found, whatever k.
+    """
+    wide = k + 1  # one more shows whether k cuts through equal ones
+    scores, at = _compared(vectors, queries, wide, chosen)
+    cut = np.flatnonzero((scores[:, k - 1] == scores[:, k]) & (at[:, k] >= 0))
+    scores, at = scores[:, :k].copy(), at[:, :k].copy()
+    while len(cut) and wide < MOST_EQUAL:
+        wide = min(4 * wide, MOST_EQUAL)
+        more, among = _compared(vectors, queries[cut], wide, chosen)
+        scores[cut], at[cut] = more[:, :k], among[:, :k]
+        cut = cut[(more[:, k - 1] == more[:, -1]) & (among[:, -1] >= 0)]
+    return scores, at
+
+
+def _compared(vectors: Vector, queries: Vector, k: int, chosen: Chosen | None) -> tuple[Vector, Positions]:
+    if chosen is None or len(chosen) == len(vectors):
+        scores, at = _scan(vectors, queries, k, None)
+    elif len(chosen) > GATHER_SHARE * len(vectors) and len(queries) < GATHER_QUERIES:
+        scores, at = _scan(vectors, queries, k, chosen.bitmap())
+    else:
+        found = list(_gathered(vectors, queries, k, chosen.positions()))
+        return best([scores for scores, _ in found], [at for _, at in found], k)
+    return best([scores], [at], k)
+
+
+def _gathered(vectors: Vector, queries: Vector, k: int, positions: Positions) -> Iterator[tuple[Vector, Positions]]:
+    for start in range(0, len(positions), GATHER_ROWS):
+        part = positions[start : start + GATHER_ROWS]
+        scores, at = _scan(vectors[part], queries, k, None)
+        yield scores, np.where(at < 0, -1, part[at])
+
+
+def _scan(vectors: Vector, queries: Vector, k: int, bitmap: Bitmap | None) -> tuple[Vector, Positions]:
+    scores = np.empty((len(queries), k), np.float32)
+    at = np.empty((len(queries), k), np.int64)
+    selector = None if bitmap is None else faiss.IDSelectorBitmap(len(vectors), faiss.swig_ptr(bitmap))
+    faiss.knn_inner_product(
+        faiss.swig_ptr(queries),
+        faiss.swig_ptr(vectors),
+        queries.shape[1],
+        len(queries),
+        len(vectors),
+        k,
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(at),
+        selector,
+    )
+    scores[at < 0] = -np.inf
+    return scores, at
+
+
+def best(scores: list[Vector], numbers: list[Rows], k: int) -> tuple[Vector, Rows]:
+    """Merge results [Q, *]: the k best of each query, best first, equal scores by number."""
+    if len(scores) == 1 and scores[0].shape[1] <= 1:
+        return scores[0], numbers[0]
+    all_scores, all_numbers = np.concatenate(scores, axis=1), np.concatenate(numbers, axis=1)
+    order = np.lexsort((all_numbers, -all_scores), axis=1)[:, :k]
+    return np.take_along_axis(all_scores, order, axis=1), np.take_along_axis(all_numbers, order, axis=1)

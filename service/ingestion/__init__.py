@@ -1,0 +1,4 @@
+"""Points on their way in, from a request or from a folder: embedded where they are new, and stored.
+
+It knows the library and the embedding, and nothing of HTTP.
+"""

@@ -1,0 +1,17 @@
+"""A collection as one commit left it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from sqlite3 import Connection
+
+from service.index.vector_index import View
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A connection that reads the records, the index of the same commit, and how many writes the collection had by then."""
+
+    connection: Connection
+    view: View
+    version: int

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from service.concurrency.core_split import Halves
+
+TIMEOUT_S = 20.0
+
+
+def test_a_call_that_is_alone_has_all_and_two_have_one_each() -> None:
+    halves = Halves(["a", "b"])
+    with halves.taken() as alone:
+        assert sorted(alone) == ["a", "b"]
+    entered, leave = threading.Barrier(3), threading.Event()
+    had: list[list[str]] = []
+
+    def call() -> None:
+        with halves.taken() as mine:
+            had.append(list(mine))
+            entered.wait(TIMEOUT_S)
+            assert leave.wait(TIMEOUT_S)
+
+    with ThreadPoolExecutor(2) as pool:
+        with halves.taken():  # so that both come while somebody is there
+            calls = [pool.submit(call) for _ in range(2)]
+            while halves._calls < 3:
+                time.sleep(0.001)
+        entered.wait(TIMEOUT_S)
+        leave.set()
+        for each in calls:
+            each.result(TIMEOUT_S)
+    assert sorted(had) == [["a"], ["b"]]
+
+
+def test_who_needs_the_whole_gets_it_though_others_come_again_and_again() -> None:
+    halves, ended = Halves(["a", "b"]), threading.Event()
+
+    def come_again() -> None:
+        while not ended.is_set():
+            with halves.taken():
+                pass
+
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(come_again) for _ in range(3)]
+        try:
+            for _ in range(200):
+                with halves.taken(whole=True) as mine:
+                    assert sorted(mine) == ["a", "b"]
+        finally:
+            ended.set()
+        for each in others:
+            each.result(TIMEOUT_S)

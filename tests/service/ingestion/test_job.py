@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from backbone.errors import DirectoryLocked, SelfTestFailed, StorageFailed
+from backbone.listing import list_images
+from service.embedding import runtime_choice
+from service.errors import FingerprintMismatch, InvalidVector, Saturated
+from service.ingestion import job
+from service.ingestion.incoming import Incoming, Placed
+from service.ingestion.job import IndexResult, index_folder, stopping_on_sigterm
+from service.ingestion.local_sink import LocalSink, open_local_sink
+from service.ingestion.sinks import Known
+
+if TYPE_CHECKING:
+    from backbone import Artifact
+    from service.embedding.runtime import Family
+    from service.settings import Settings
+
+PER_CLASS = 3
+
+
+class Memory:
+    """A sink in a dictionary; refuses what starts with `bad`, and remembers how much it had at once."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, Known] = {}
+        self.puts = 0
+        self.at_once = 0
+        self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.before_put: Callable[[], None] = lambda: None
+
+    def known(self) -> Mapping[str, Known]:
+        return dict(self.points)
+
+    def put(self, items: Sequence[Incoming]) -> Sequence[Placed]:
+        with self.lock:
+            self.puts += 1
+            self.at_once += len(items)
+            self.most_at_once = max(self.at_once, self.most_at_once)
+        self.before_put()
+        placed = []
+        with self.lock:
+            for item in items:
+                assert item.image is not None
+                assert item.source is not None
+                if item.image.startswith(b"bad"):
+                    placed.append(Placed(item.id, error=InvalidVector("it is bad")))
+                    continue
+                known = self.points.get(item.id)
+                same = known is not None and known.content_hash == item.content_hash
+                status: Any = "created" if known is None else "unchanged" if same else "replaced"
+                assert item.label is None or isinstance(item.label, str)
+                self.points[item.id] = Known(item.content_hash, item.label, item.source)
+                placed.append(Placed(item.id, status))
+            self.at_once -= len(items)
+        return placed
+
+    def delete(self, ids: Sequence[str]) -> int:
+        for id_ in ids:
+            del self.points[id_]
+        return len(ids)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, png: Callable[..., bytes]) -> Path:
+    root = tmp_path / "images"
+    for first_seed, label in ((10, "cat"), (20, "dog")):
+        (root / label).mkdir(parents=True)
+        for index in range(PER_CLASS):
+            (root / label / f"{index}.png").write_bytes(png(seed=first_seed + index))
+    return root
+
+
+def counts(result: IndexResult) -> tuple[int, int, int, int]:
+    return result.created, result.replaced, result.unchanged, result.refused
+
+
+def touch(path: Path) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+
+
+def test_a_folder_is_indexed_with_ids_labels_and_sources(folder: Path) -> None:
+    sink = Memory()
+    result = index_folder(list_images(folder), sink)
+    assert counts(result) == (6, 0, 0, 0)
+    assert set(sink.points) == {f"{label}/{index}.png" for label in ("cat", "dog") for index in range(PER_CLASS)}
+    known = sink.points["cat/1.png"]
+    assert known.label == "cat"
+    assert known.source.path == str(folder / "cat" / "1.png")
+    assert known.source.size == (folder / "cat" / "1.png").stat().st_size
+
+
+def test_a_rerun_reads_only_what_is_new_or_changed(
+    folder: Path, png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Memory()
+    index_folder(list_images(folder), sink)
+    touch(folder / "cat" / "0.png")  # the same content at another time
+    (folder / "cat" / "1.png").write_bytes(png(seed=77) + b"trailing")
+    (folder / "dog" / "new.png").write_bytes(png(seed=78))
+    read: list[str] = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or plain(self))
+    result = index_folder(list_images(folder), sink)
+    assert counts(result) == (1, 1, 5, 0)
+    assert sorted(read) == ["0.png", "1.png", "new.png"]
+    read.clear()
+    assert counts(index_folder(list_images(folder), sink)) == (0, 0, 7, 0)
+    assert read == []
+
+
+def test_another_label_is_a_change(folder: Path) -> None:
+    sink = Memory()
+    index_folder(list_images(folder, labels="none"), sink)
+    result = index_folder(list_images(folder), sink)
+    assert counts(result) == (0, 0, 6, 0)
+    assert sink.points["dog/0.png"].label == "dog"
+
+
+def test_refused_and_unreadable_files_are_reported_and_the_rest_is_indexed(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat" / "bad.png").write_bytes(b"bad")
+    (folder / "cat" / "big.png").write_bytes(b"x" * 20_000)
+    (folder / "cat" / "gone.png").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "cat" / "pipe.png")
+    Path(os.fsdecode(bytes(folder / "cat") + b"/\xff.png")).write_bytes(b"x")
+    report = tmp_path / "refused.jsonl"
+    result = index_folder(list_images(folder), Memory(), report=report, max_image_bytes=19_999)
+    assert counts(result) == (6, 0, 0, 5)
+    lines = {line["id"]: line for line in map(json.loads, report.read_text().splitlines())}
+    assert {id_: line["code"] for id_, line in lines.items()} == {
+        "cat/bad.png": "invalid_vector",
+        "cat/big.png": "image_too_large",
+        "cat/gone.png": "file_unreadable",
+        "cat/pipe.png": "file_unreadable",
+        "cat/\udcff.png": "invalid_id",
+    }
+    assert lines["cat/bad.png"]["detail"] == "it is bad"
+
+
+def test_a_file_of_the_byte_limit_is_taken(folder: Path) -> None:
+    size = max(path.stat().st_size for path in folder.rglob("*.png"))
+    assert index_folder(list_images(folder), Memory(), max_image_bytes=size).refused == 0
+    assert index_folder(list_images(folder), Memory(), max_image_bytes=size - 1).refused >= 1
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_done(folder: Path, tmp_path: Path) -> None:
+    sink = Memory()
+    with pytest.raises(StorageFailed, match="report"):
+        index_folder(list_images(folder), sink, report=tmp_path / "none" / "report.jsonl")
+    assert sink.puts == 0
+
+
+def test_prune_deletes_what_came_from_this_folder_and_is_gone(folder: Path, tmp_path: Path) -> None:
+    sink = Memory()
+    index_folder(list_images(folder), sink)
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    (elsewhere / "x.png").write_bytes(b"another source")
+    index_folder(list_images(elsewhere), sink)
+    (folder / "cat" / "0.png").unlink()
+    assert index_folder(list_images(folder), sink).pruned == 0
+    assert index_folder(list_images(folder), sink, prune=True).pruned == 1
+    assert "cat/0.png" not in sink.points
+    assert "x.png" in sink.points
+
+
+def test_memory_is_bounded_by_the_chunks_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(40):
+        (tmp_path / f"{index}.png").write_bytes(b"x" * 100)
+    monkeypatch.setattr(job, "CHUNK_IMAGES", 4)
+    sink = Memory()
+    assert index_folder(list_images(tmp_path), sink).created == 40
+    assert sink.puts == 10
+    assert sink.most_at_once <= 4 * job.CHUNKS_UNDER_WAY
+    monkeypatch.setattr(job, "CHUNK_BYTES", 200)
+    sink = Memory()
+    index_folder(list_images(tmp_path), sink)
+    assert sink.puts == 20
+
+
+def test_a_stopped_job_finishes_what_is_under_way_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(40):
+        (tmp_path / f"{index:02d}.png").write_bytes(b"x%d" % index)
+    monkeypatch.setattr(job, "CHUNK_IMAGES", 4)
+    sink, stop = Memory(), threading.Event()
+    sink.before_put = stop.set
+    result = index_folder(list_images(tmp_path), sink, stop=stop, prune=True)
+    assert result.interrupted
+    assert 4 <= len(sink.points) == result.created <= 4 * (job.CHUNKS_UNDER_WAY + 1)
+    again = index_folder(list_images(tmp_path), sink)
+    assert again.unchanged == result.created
+    assert again.created == 40 - result.created
+    assert not again.interrupted
+
+
+def test_sigterm_sets_the_event_and_is_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stopping_on_sigterm() as stop:
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_sink_that_fails_as_a_whole_ends_the_job(folder: Path) -> None:
+    sink = Memory()
+
+    def fail() -> None:
+        raise Saturated("no room")
+
+    sink.before_put = fail
+    with pytest.raises(Saturated):
+        index_folder(list_images(folder), sink)
+
+
+def test_progress_counts_up_to_every_file(folder: Path) -> None:
+    seen: list[int] = []
+    result = index_folder(list_images(folder), Memory(), progress=lambda so_far: seen.append(so_far.done))
+    assert seen == sorted(seen)
+    assert seen[-1] == result.done == 6
+    assert result.images_per_s > 0
+
+
+# ---- into a data directory of this machine
+
+
+def known_of(sink: LocalSink) -> dict[str, str | None]:
+    return {id_: known.label for id_, known in sink.known().items()}
+
+
+def test_a_local_sink_holds_the_vectors_of_the_artifact(
+    folder: Path, make_settings: Callable[..., Settings], tiny_artifact: Artifact
+) -> None:
+    import torch
+
+    from service.library.library import Library
+
+    settings = make_settings(allow_anonymous=False)
+    (folder / "cat" / "broken.png").write_bytes((folder / "cat" / "0.png").read_bytes()[:100])
+    with open_local_sink(settings, "c") as sink:
+        first = index_folder(list_images(folder), sink)
+        assert counts(first) == (6, 0, 0, 1)
+        assert known_of(sink)["dog/1.png"] == "dog"
+        assert counts(index_folder(list_images(folder), sink)) == (0, 0, 6, 1)
+    with Library.open(settings.data) as library:
+        point = library.collection("c").point("cat/0.png", with_vector=True)
+        assert library.collection("c").picture("cat/0.png") is not None
+    expected = tiny_artifact.embed(
+        torch.from_numpy(tiny_artifact.preprocess((folder / "cat/0.png").read_bytes())[None])
+    )
+    assert point.vector is not None
+    assert np.abs(point.vector - expected.numpy()[0]).max() < 1e-6
+
+
+def test_what_is_unchanged_is_not_embedded_again(
+    folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.embedding.embedder import Embedder
+
+    with open_local_sink(make_settings(), "c") as sink:
+        index_folder(list_images(folder), sink)
+        for path in folder.rglob("*.png"):
+            touch(path)
+        monkeypatch.setattr(Embedder, "embed", None)  # would fail
+        assert counts(index_folder(list_images(folder), sink)) == (0, 0, 6, 0)
+        assert sink.delete(["cat/0.png", "nobody"]) == 1
+
+
+def no_runtime(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From now on let the runtimes of every family refuse to be made; return a list that grows with those asked for."""
+    asked: list[str] = []
+
+    def refuse(artifact: Artifact, threads: int) -> Family:
+        asked.append(artifact.fingerprint)
+        raise SelfTestFailed("it gives other vectors")
+
+    for family in runtime_choice.FAMILIES:
+        monkeypatch.setitem(runtime_choice.FAMILIES, family, refuse)
+    return asked
+
+
+def test_over_unchanged_files_neither_the_network_nor_a_decoder_starts(
+    folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_local_sink(make_settings(), "c") as sink:
+        index_folder(list_images(folder), sink)
+    asked = no_runtime(monkeypatch)
+    touch(folder / "cat" / "0.png")
+    threads = set(threading.enumerate())
+    with open_local_sink(make_settings(), "c") as sink:
+        assert counts(index_folder(list_images(folder), sink)) == (0, 0, 6, 0)
+        started = {thread.name for thread in set(threading.enumerate()) - threads}
+    assert asked == []
+    assert not {name for name in started if name.startswith(("decode", "batcher"))}
+
+
+def test_a_network_that_does_not_compute_ends_the_job_at_the_first_image_that_needs_it(
+    folder: Path,
+    make_settings: Callable[..., Settings],
+    png: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    with open_local_sink(make_settings(), "c") as sink:
+        index_folder(list_images(folder), sink)
+    (folder / "cat" / "0-gone.png").symlink_to(folder / "nowhere")
+    for index in range(8):
+        (folder / "dog" / f"new-{index}.png").write_bytes(png(seed=50 + index))
+    report = tmp_path / "refused.jsonl"
+    monkeypatch.setattr(job, "CHUNK_IMAGES", 1)  # several are under way, and all of them need it
+    with monkeypatch.context() as patched:
+        asked = no_runtime(patched)
+        with open_local_sink(make_settings(), "c") as sink, pytest.raises(SelfTestFailed, match="other vectors"):
+            index_folder(list_images(folder), sink, report=report)
+    assert len(asked) == 1
+    assert [json.loads(line)["id"] for line in report.read_text().splitlines()] == ["cat/0-gone.png"]
+    with open_local_sink(make_settings(), "c") as sink:
+        assert counts(index_folder(list_images(folder), sink)) == (8, 0, 6, 1)
+
+
+def test_a_network_that_does_not_compute_leaves_no_new_collection(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.library.library import Library
+
+    no_runtime(monkeypatch)
+    with pytest.raises(SelfTestFailed), open_local_sink(make_settings(), "c"):
+        pass
+    with Library.open(make_settings().data) as library:
+        assert library.collections() == []
+
+
+def test_the_collection_and_the_directory_are_held(
+    make_settings: Callable[..., Settings], other_artifact: Artifact
+) -> None:
+    settings = make_settings()
+    with open_local_sink(settings, "c", keep="none"), pytest.raises(DirectoryLocked), open_local_sink(settings, "c"):
+        pass
+    with open_local_sink(settings, "c"):
+        pass  # what it keeps is as it was
+    with pytest.raises(FingerprintMismatch), open_local_sink(make_settings(artifact=other_artifact.path), "c"):
+        pass
