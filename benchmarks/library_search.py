@@ -71,9 +71,9 @@ class Comparison:
 
     def view(self) -> Search:
         """Return the search of the index alone, which knows vectors and no records, as the peers do."""
-        holdings = self.collection.holdings()
+        point_set = self.collection.point_set()
         positions = np.flatnonzero(self.alive)  # rows ascend as the points were put
-        return lambda q: positions[np.searchsorted(holdings.rows, holdings.view.search(q, LIMIT)[1])]
+        return lambda q: positions[np.searchsorted(point_set.rows, point_set.view.search(q, LIMIT)[1])]
 
     def with_records(self, condition: object = None) -> Search:
         """Return the search as users have it, with ids and payloads and through a filter."""

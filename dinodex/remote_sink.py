@@ -9,8 +9,8 @@ from dinodex.answers import PutOutcome
 from dinodex.client import Client
 from dinodex.collection import Collection
 from dinodex.errors import NotFound, RequestRefused, Unavailable
-from service.ingestion.incoming import Incoming, Placed
-from service.ingestion.sinks import Known
+from service.ingestion.incoming import Incoming, PutResult
+from service.ingestion.sinks import IndexedFile
 
 ATTEMPTS = 8  # with the doubling pause below about half a minute: a restart of the service, or a crowd that passes
 FIRST_PAUSE_S = 0.25
@@ -27,11 +27,11 @@ class RemoteSink:
         except NotFound:
             self._collection.create()
 
-    def known(self) -> Mapping[str, Known]:
+    def known(self) -> Mapping[str, IndexedFile]:
         """Return nothing: a service does not tell where its images came from, so every file is sent and compared there."""
         return {}
 
-    def put(self, items: Sequence[Incoming]) -> Sequence[Placed]:
+    def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
         """Send one chunk; come back later, some times, while the service says that it has no room."""
         points = [
             {"id": item.id, "image": item.image, **({"label": item.label} if isinstance(item.label, str) else {})}
@@ -51,7 +51,7 @@ class RemoteSink:
         return self._collection.delete(ids)
 
 
-def _placed(outcome: PutOutcome) -> Placed:
+def _placed(outcome: PutOutcome) -> PutResult:
     if outcome.error is None:
-        return Placed(outcome.id, outcome.status)
-    return Placed(outcome.id, error=RequestRefused(outcome.error.detail, code=outcome.error.code))
+        return PutResult(outcome.id, outcome.status)
+    return PutResult(outcome.id, error=RequestRefused(outcome.error.detail, code=outcome.error.code))

@@ -32,7 +32,7 @@ from service.api.routes import (
     visualize,
 )
 from service.http import problems, traces
-from service.http.auth import RequireKey
+from service.http.auth import KeyCheck
 from service.http.body_limits import BodyInTime, RequestMemory, WithinAnnounced, WithinMemory
 from service.http.keyring import Keyring
 from service.http.problems import TooLargeAsProblem
@@ -75,7 +75,7 @@ class Application(FastAPI):
         timed = BodyInTime(RawPath(inner), self.settings.body_timeout_s)
         bounded = WithinMemory(timed, self.request_memory, self.settings.max_body_bytes)
         roomy = RefuseWhileStopping(RefuseEarly(WithinAnnounced(bounded)), self.drain)
-        return RequestLog(RequireKey(roomy, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
+        return RequestLog(KeyCheck(roomy, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
 
 
 class RawPath:

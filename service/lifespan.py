@@ -11,7 +11,7 @@ from anyio import CapacityLimiter
 from backbone.cores import usable_cores
 from service.embedding.models import Models, load_models
 from service.library.library import Library
-from service.library.search_queue import SearchLine
+from service.library.search_queue import SearchQueue
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -25,7 +25,7 @@ class Service:
     library: Library
     # For requests that wait for the network or a job, so that these never hold up a search:
     waiting_threads: CapacityLimiter
-    searches: SearchLine
+    searches: SearchQueue
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def open_service(settings: Settings, metrics: Metrics) -> Iterator[Service]:
     library = Library.open(settings.data, settings.threads)
     try:
         with load_models(settings, metrics) as models:
-            searches = SearchLine(
+            searches = SearchQueue(
                 settings.threads or usable_cores(),
                 settings.queue_searches,
                 settings.queue_wait_s,
@@ -53,7 +53,7 @@ def open_service(settings: Settings, metrics: Metrics) -> Iterator[Service]:
         library.close()
 
 
-def _watch(metrics: Metrics, models: Models, library: Library, searches: SearchLine) -> None:
+def _watch(metrics: Metrics, models: Models, library: Library, searches: SearchQueue) -> None:
     embedders = [model.embedder for model in models.all()]
     for name, what, value in (
         ("queue_images", "Images admitted and not yet answered.", lambda: sum(e.queued_images for e in embedders)),

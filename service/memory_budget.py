@@ -33,7 +33,7 @@ SPARE_BYTES: Final = 512 * MiB  # searches, answers in socket buffers, and what 
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class MemoryBudget:
     """Bytes by what takes them."""
 
     started: int  # the peak of the start: libraries, models, collections
@@ -50,10 +50,10 @@ class Ceiling:
         return sum(asdict(self).values())
 
 
-def memory_ceiling(settings: Settings, models: Sequence[LoadedModel]) -> Ceiling:
+def memory_ceiling(settings: Settings, models: Sequence[LoadedModel]) -> MemoryBudget:
     """Return what the service takes at most with these models loaded."""
     processes = len(models) * (settings.decode_workers or usable_cores())
-    return Ceiling(
+    return MemoryBudget(
         started=_peak_bytes(),
         requests=settings.request_memory_bytes,
         images=settings.queue_images * sum(_pixel_bytes(model) for model in models),

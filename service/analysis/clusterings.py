@@ -19,7 +19,7 @@ import numpy as np
 from service.analysis.centroids import NOISE, Centroids
 from service.analysis.grouping import Grouping, Recipe, group
 from service.analysis.members import (
-    Placed,
+    Placement,
     admit,
     cluster_labels,
     cluster_sizes,
@@ -30,7 +30,7 @@ from service.analysis.members import (
     page,
     read_centroids,
 )
-from service.analysis.point_set import Holdings
+from service.analysis.point_set import PointSet
 from service.analysis.progress import Progress, part_of
 from service.errors import ClusteringMissing, ClusterMissing, CollectionEmpty, ServiceError
 from service.points import Cluster, ClusterHit, Clustering, ClusterOutlier, Point, Rows, Vector
@@ -52,19 +52,19 @@ class Clusterings:
         # of the finished clusterings, for the writer thread only; they never change, so an entry can only be missing
         self._centroids: dict[int, Centroids] = {}
 
-    def create(self, holdings: Holdings, recipe: Recipe, progress: Progress) -> str:
+    def create(self, point_set: PointSet, recipe: Recipe, progress: Progress) -> str:
         """Make and keep a clustering of all points; return its id. Raises Invalid, CollectionEmpty, what `progress` raises.
 
         It can be listed once it is whole; what was interrupted is cleared away, at the latest when the library opens.
         """
         recipe.check()
-        if not len(holdings):
+        if not len(point_set):
             raise CollectionEmpty("the collection has no points to group; put some first.")
-        found = group(holdings, recipe, part_of(progress, 0.0, 0.7))
-        number = self._database.write(lambda c: self._begin(c, recipe, found, len(holdings)))
+        found = group(point_set, recipe, part_of(progress, 0.0, 0.7))
+        number = self._database.write(lambda c: self._begin(c, recipe, found, len(point_set)))
         try:
-            self._write_members(number, holdings.rows, found, part_of(progress, 0.7, 1.0))
-            after: int | None = int(holdings.rows[-1])
+            self._write_members(number, point_set.rows, found, part_of(progress, 0.7, 1.0))
+            after: int | None = int(point_set.rows[-1])
             while after is not None:
                 progress(1.0)
                 after = self._database.write(lambda c, row=after: self._catch_up(c, number, found.centroids, row))  # type: ignore[misc]
@@ -212,7 +212,7 @@ class Clusterings:
         found = connection.execute("SELECT cluster FROM clusters WHERE clustering = ?", (number,))
         return [cluster for (cluster,) in found]
 
-    def _points(self, connection: sqlite3.Connection, places: list[Placed]) -> list[tuple[Point, float, int]]:
+    def _points(self, connection: sqlite3.Connection, places: list[Placement]) -> list[tuple[Point, float, int]]:
         """Return the points at these places, with their distances and clusters."""
         rows = np.array([row for (_, row), _ in places], np.int64)
         points = self._records.by_rows(connection, rows)

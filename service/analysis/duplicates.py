@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from service.analysis.point_set import UNLABELLED, Holdings
+from service.analysis.point_set import UNLABELLED, PointSet
 from service.analysis.progress import Progress, paced
 from service.index.row_set import RowSet
 from service.index.segments import NO_ROW
@@ -54,7 +54,7 @@ class Duplicates:
 
 
 def find_duplicates(
-    holdings: Holdings,
+    point_set: PointSet,
     threshold: float,
     limit: int,
     progress: Progress,
@@ -68,31 +68,31 @@ def find_duplicates(
     The index answers as it does searches; `exact` compares every point with every other. `progress` is called several times a
     second and may raise to stop the work.
     """
-    asked, among = np.arange(len(holdings)), None
+    asked, among = np.arange(len(point_set)), None
     if sides is not None:
-        fewer, more = sorted((rows[np.isin(rows, holdings.rows)] for rows in sides), key=len)
-        asked, among = np.searchsorted(holdings.rows, fewer), RowSet(more)
-    chains = _Chains(len(holdings))
-    search = _Search(holdings, among, threshold - ROUNDING, exact)
+        fewer, more = sorted((rows[np.isin(rows, point_set.rows)] for rows in sides), key=len)
+        asked, among = np.searchsorted(point_set.rows, fewer), RowSet(more)
+    chains = _Chains(len(point_set))
+    search = _Search(point_set, among, threshold - ROUNDING, exact)
     for start, stop in paced(len(asked)):
         share = 0.95 * start / len(asked)
         for pairs in search.pairs(asked[start:stop]):
             progress(share)
             chains.join(*pairs)
     progress(0.95)
-    return _listed(holdings, chains, limit, search.capped)
+    return _listed(point_set, chains, limit, search.capped)
 
 
 class _Search:
     """Finds the pairs of points, and counts the points that may have more than were looked at."""
 
-    def __init__(self, holdings: Holdings, among: RowSet | None, least: float, exact: bool) -> None:
-        self._holdings, self._among, self._least, self._exact = holdings, among, least, exact
+    def __init__(self, point_set: PointSet, among: RowSet | None, least: float, exact: bool) -> None:
+        self._point_set, self._among, self._least, self._exact = point_set, among, least, exact
         self.capped = 0
 
     def pairs(self, positions: Positions) -> Iterator[tuple[Positions, Positions, Vector]]:
         """Yield pairs of one of these positions and another, with their cosines; several times a second, none or more."""
-        there = len(self._holdings) if self._among is None else len(self._among)
+        there = len(self._point_set) if self._among is None else len(self._among)
         k = FIRST_K
         while len(positions):
             parts = []
@@ -103,7 +103,7 @@ class _Search:
                 above = (scores >= self._least) & (rows != NO_ROW)
                 more = above[:, -1] if k + 1 < there else np.zeros(len(part), np.bool_)
                 which, column = np.nonzero(above)
-                others = np.searchsorted(self._holdings.rows, rows[which, column])
+                others = np.searchsorted(self._point_set.rows, rows[which, column])
                 apart = others != part[which]
                 yield part[which][apart], others[apart], scores[which, column][apart]
                 parts.append(part[more])
@@ -115,8 +115,8 @@ class _Search:
 
     def _nearest(self, positions: Positions, k: int) -> tuple[Vector, Rows]:
         """Return cosines and rows of the k nearest and, mostly, the point itself, both [b, k + 1] or what is there."""
-        vectors = self._holdings.view.vectors(self._holdings.rows[positions])
-        return self._holdings.view.search(vectors, k + 1, self._among, self._exact)
+        vectors = self._point_set.view.vectors(self._point_set.rows[positions])
+        return self._point_set.view.search(vectors, k + 1, self._among, self._exact)
 
 
 class _Chains:
@@ -160,7 +160,7 @@ class _Chains:
         self._pending, self._waiting = [], 0
 
 
-def _listed(holdings: Holdings, chains: _Chains, limit: int, capped: int) -> Duplicates:
+def _listed(point_set: PointSet, chains: _Chains, limit: int, capped: int) -> Duplicates:
     groups = chains.groups()
     members = np.flatnonzero(chains.nearest > -np.inf)  # those that hang on another
     members = members[np.argsort(groups[members], kind="stable")]
@@ -170,13 +170,13 @@ def _listed(holdings: Holdings, chains: _Chains, limit: int, capped: int) -> Dup
     scores = np.minimum.reduceat(chains.nearest[members], first)
     order = np.lexsort((members[first], -scores, -sizes))[:limit]
     listed = [
-        _group(holdings, members[first[i] : first[i] + sizes[i]], float(np.clip(scores[i], -1.0, 1.0))) for i in order
+        _group(point_set, members[first[i] : first[i] + sizes[i]], float(np.clip(scores[i], -1.0, 1.0))) for i in order
     ]
     return Duplicates(listed, len(first), len(members), capped)
 
 
-def _group(holdings: Holdings, positions: Positions, score: float) -> DuplicateGroup:
-    numbers = holdings.labels[positions]
+def _group(point_set: PointSet, positions: Positions, score: float) -> DuplicateGroup:
+    numbers = point_set.labels[positions]
     found, counts = np.unique(numbers[numbers != UNLABELLED], return_counts=True)
-    labels = {holdings.names[i]: int(n) for i, n in zip(found.tolist(), counts.tolist(), strict=True)}
-    return DuplicateGroup(len(positions), score, holdings.rows[positions[:LISTED]], labels)
+    labels = {point_set.names[i]: int(n) for i, n in zip(found.tolist(), counts.tolist(), strict=True)}
+    return DuplicateGroup(len(positions), score, point_set.rows[positions[:LISTED]], labels)

@@ -12,7 +12,7 @@ from service.analysis.centroids import NOISE, Centroids, Clusters, reaching_ever
 from service.analysis.choose_k import SWEEP_POINTS, choose_k
 from service.analysis.hdbscan import MIN_SIZE, SAMPLE_POINTS, cluster_by_density, sampled_size
 from service.analysis.kmeans import BLOCK, POINTS_PER_CENTROID, train
-from service.analysis.point_set import Holdings
+from service.analysis.point_set import PointSet
 from service.analysis.progress import Progress, part_of
 from service.errors import Invalid
 from service.points import Vector
@@ -62,37 +62,39 @@ class Grouping:
     parameters: dict[str, Any]
 
 
-def group(holdings: Holdings, recipe: Recipe, progress: Progress) -> Grouping:
+def group(point_set: PointSet, recipe: Recipe, progress: Progress) -> Grouping:
     """Group points, of which there is at least one. `progress` is called several times a second and may raise to stop."""
     if recipe.method == "hdbscan":
-        return _by_density(holdings, recipe, progress)
-    return _by_kmeans(holdings, recipe, progress)
+        return _by_density(point_set, recipe, progress)
+    return _by_kmeans(point_set, recipe, progress)
 
 
-def _by_kmeans(holdings: Holdings, recipe: Recipe, progress: Progress) -> Grouping:
-    threads = holdings.view.threads
+def _by_kmeans(point_set: PointSet, recipe: Recipe, progress: Progress) -> Grouping:
+    threads = point_set.view.threads
     parameters: dict[str, Any] = {"k": recipe.k}
     k = recipe.k
     begun = 0.0
     if not isinstance(k, int):
         begun = 0.5
-        sample = _sample(len(holdings), SWEEP_POINTS, recipe.seed)
-        sweep = choose_k(_vectors(holdings, sample), recipe.seed, part_of(progress, 0.0, begun), threads)
+        sample = _sample(len(point_set), SWEEP_POINTS, recipe.seed)
+        sweep = choose_k(_vectors(point_set, sample), recipe.seed, part_of(progress, 0.0, begun), threads)
         k = sweep.k
         parameters |= {"sample": len(sample), "sweep": [{"k": k, "score": score} for k, score in sweep.scores]}
-    k = min(k, len(holdings))
-    training = _vectors(holdings, _sample(len(holdings), POINTS_PER_CENTROID * k, recipe.seed))
+    k = min(k, len(point_set))
+    training = _vectors(point_set, _sample(len(point_set), POINTS_PER_CENTROID * k, recipe.seed))
     found = train(training, k, recipe.seed, part_of(progress, begun, 0.9), threads)
     centroids = reaching_everywhere(found)
-    return _ordered(centroids, *_placed(holdings, centroids, part_of(progress, 0.9, 1.0)), parameters)
+    return _ordered(centroids, *_placed(point_set, centroids, part_of(progress, 0.9, 1.0)), parameters)
 
 
-def _by_density(holdings: Holdings, recipe: Recipe, progress: Progress) -> Grouping:
-    sample = _sample(len(holdings), SAMPLE_POINTS, recipe.seed)
+def _by_density(point_set: PointSet, recipe: Recipe, progress: Progress) -> Grouping:
+    sample = _sample(len(point_set), SAMPLE_POINTS, recipe.seed)
     min_size = recipe.min_size or MIN_SIZE
-    vectors = _vectors(holdings, sample)
-    centroids, decided = cluster_by_density(vectors, sampled_size(min_size, len(holdings)), part_of(progress, 0.0, 0.9))
-    clusters, similarity = _placed(holdings, centroids, part_of(progress, 0.9, 1.0))
+    vectors = _vectors(point_set, sample)
+    centroids, decided = cluster_by_density(
+        vectors, sampled_size(min_size, len(point_set)), part_of(progress, 0.0, 0.9)
+    )
+    clusters, similarity = _placed(point_set, centroids, part_of(progress, 0.9, 1.0))
     clusters[sample] = decided
     inside = decided != NOISE
     own = np.einsum("bd,bd->b", vectors[inside], centroids.vectors[decided[inside]])
@@ -100,15 +102,15 @@ def _by_density(holdings: Holdings, recipe: Recipe, progress: Progress) -> Group
     return _ordered(centroids, clusters, similarity, {"min_size": min_size, "sample": len(sample)})
 
 
-def _placed(holdings: Holdings, centroids: Centroids, progress: Progress) -> tuple[Clusters, Vector]:
+def _placed(point_set: PointSet, centroids: Centroids, progress: Progress) -> tuple[Clusters, Vector]:
     """Return the cluster of each point by the rule of the centroids, and its cosine to the nearest, both [B]."""
-    clusters = np.empty(len(holdings), np.int64)
-    similarity = np.empty(len(holdings), np.float32)
-    for start in range(0, len(holdings), BLOCK):
-        progress(start / len(holdings))
+    clusters = np.empty(len(point_set), np.int64)
+    similarity = np.empty(len(point_set), np.float32)
+    for start in range(0, len(point_set), BLOCK):
+        progress(start / len(point_set))
         block = slice(start, start + BLOCK)
         clusters[block], similarity[block] = centroids.assign(
-            holdings.vectors(start, start + BLOCK), holdings.view.threads
+            point_set.vectors(start, start + BLOCK), point_set.view.threads
         )
     return clusters, similarity
 
@@ -129,5 +131,5 @@ def _sample(count: int, most: int, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def _vectors(holdings: Holdings, positions: npt.NDArray[np.int64]) -> Vector:
-    return holdings.view.vectors(holdings.rows[positions])
+def _vectors(point_set: PointSet, positions: npt.NDArray[np.int64]) -> Vector:
+    return point_set.view.vectors(point_set.rows[positions])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from service.analysis.point_set import NOBODY, UNLABELLED, Holdings
+from service.analysis.point_set import NO_NEIGHBOUR, UNLABELLED, PointSet
 from service.analysis.voting import Labels, Voters, Voting, voters
 from service.points import Vector
 
@@ -51,7 +51,7 @@ class LabelIssues:
 
 
 def find_label_issues(
-    holdings: Holdings, k: int, limit: int, voting: Voting, exact: bool, progress: Callable[[float], None]
+    point_set: PointSet, k: int, limit: int, voting: Voting, exact: bool, progress: Callable[[float], None]
 ) -> LabelIssues:
     """Return the `limit` most suspicious of these points, which are labelled. `progress` may raise to stop the work.
 
@@ -60,12 +60,12 @@ def find_label_issues(
     """
     worst: _Suspects | None = None
     suspected = 0
-    for block in voters(holdings, k, exact):
-        progress(block.start / len(holdings))
+    for block in voters(point_set, k, exact):
+        progress(block.start / len(point_set))
         found = _suspects(block, k, voting)
         suspected += len(found.positions)
         worst = (found if worst is None else worst.joined(found)).first(limit)
-    return LabelIssues(() if worst is None else worst.issues(holdings), suspected, len(holdings))
+    return LabelIssues(() if worst is None else worst.issues(point_set), suspected, len(point_set))
 
 
 @dataclass(frozen=True)
@@ -92,21 +92,21 @@ class _Suspects:
         order = np.lexsort(keys)[:limit]
         return _Suspects(*(column[order] for column in vars(self).values()))
 
-    def issues(self, holdings: Holdings) -> tuple[LabelIssue, ...]:
-        names = holdings.names
-        own = holdings.labels[self.positions]
+    def issues(self, point_set: PointSet) -> tuple[LabelIssue, ...]:
+        names = point_set.names
+        own = point_set.labels[self.positions]
         return tuple(
             LabelIssue(
-                row=int(holdings.rows[self.positions[i]]),
+                row=int(point_set.rows[self.positions[i]]),
                 label=names[own[i]],
                 suggested=names[self.suggested[i]],
                 probability=float(self.own_probability[i]),
                 suggested_probability=float(self.suggested_probability[i]),
                 neighbours=tuple(
                     # rounding may leave a cosine a little outside of [-1, 1]
-                    Witness(int(holdings.rows[at]), max(-1.0, min(float(score), 1.0)), names[holdings.labels[at]])
+                    Witness(int(point_set.rows[at]), max(-1.0, min(float(score), 1.0)), names[point_set.labels[at]])
                     for at, score in zip(self.near[i], self.scores[i], strict=True)
-                    if at != NOBODY
+                    if at != NO_NEIGHBOUR
                 ),
             )
             for i in range(len(self.positions))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from service.analysis.point_set import UNLABELLED, Holdings
+from service.analysis.point_set import UNLABELLED, PointSet
 from service.analysis.voting import Labels, Voting, voters
 
 BINS = 15  # of the calibration: the number of Guo et al.
@@ -81,7 +81,7 @@ class Evaluation:
 
 
 def evaluate(
-    holdings: Holdings, ks: Sequence[int], voting: Voting, exact: bool, progress: Callable[[float], None]
+    point_set: PointSet, ks: Sequence[int], voting: Voting, exact: bool, progress: Callable[[float], None]
 ) -> Evaluation:
     """Classify every one of these points, which are labelled, by its `k` nearest others, for each of `ks`.
 
@@ -90,27 +90,27 @@ def evaluate(
     Raises:
         CollectionEmpty: there are fewer than two points.
     """
-    predicted = np.empty((len(ks), len(holdings)), np.int32)
+    predicted = np.empty((len(ks), len(point_set)), np.int32)
     calibrations = [_Tally() for _ in ks]
-    for block in voters(holdings, max(ks), exact):
-        progress(block.start / len(holdings))
+    for block in voters(point_set, max(ks), exact):
+        progress(block.start / len(point_set))
         for number, k in enumerate(ks):
             labels, probabilities = block.verdicts(k, voting).best()
             predicted[number, block.start : block.start + len(labels)] = labels
             calibrations[number].count(probabilities, labels == block.own)
-    truth, classes = holdings.labels, len(holdings.names)
+    truth, classes = point_set.labels, len(point_set.names)
     accuracy = [float(np.mean(each == truth)) for each in predicted]
     balanced = [_balanced(truth, each, classes) for each in predicted]
     judged = balanced if voting.balance == "inverse" else accuracy
     best = min(range(len(ks)), key=lambda number: (-judged[number], ks[number]))
-    cells, confusion = _confusion(holdings.names, truth, predicted[best])
+    cells, confusion = _confusion(point_set.names, truth, predicted[best])
     return Evaluation(
-        points=len(holdings),
+        points=len(point_set),
         classes=int(np.count_nonzero(np.bincount(truth, minlength=classes))),
         accuracy={str(k): value for k, value in zip(ks, accuracy, strict=True)},
         balanced_accuracy={str(k): value for k, value in zip(ks, balanced, strict=True)},
         best_k=ks[best],
-        per_class=_per_class(holdings.names, truth, predicted[best]),
+        per_class=_per_class(point_set.names, truth, predicted[best]),
         confusion=confusion,
         confusion_cells=cells,
         calibration=calibrations[best].result(),

@@ -22,7 +22,7 @@ from service.store.cursors import read_cursor, write_cursor
 REPRESENTATIVES = 6  # a row of pictures in a report
 
 Place = tuple[float, int]  # of a member: its distance (1 - cosine) from the centroid, and its row
-Placed = tuple[Place, int]  # a member's place and its cluster
+Placement = tuple[Place, int]  # a member's place and its cluster
 
 
 def admit(connection: sqlite3.Connection, number: int, rows: Rows, clusters: Clusters, similarity: Vector) -> None:
@@ -96,7 +96,7 @@ def nearest_ids(connection: sqlite3.Connection, number: int, cluster: int) -> tu
 
 def inwards_out(
     connection: sqlite3.Connection, number: int, cluster: int, limit: int, after: Place | None
-) -> list[Placed]:
+) -> list[Placement]:
     """Return up to `limit` members of a cluster after a place, nearest to the centroid first: their place and cluster."""
     found = connection.execute(
         "SELECT distance, row FROM members WHERE clustering = ? AND cluster = ? AND (distance, row) > (?, ?)"
@@ -108,10 +108,10 @@ def inwards_out(
 
 def outwards_in(
     connection: sqlite3.Connection, number: int, clusters: Iterable[int], limit: int, after: Place | None
-) -> list[Placed]:
+) -> list[Placement]:
     """Return up to `limit` members of some clusters after a place, farthest from their centroids first."""
 
-    def farthest(cluster: int) -> Iterator[Placed]:
+    def farthest(cluster: int) -> Iterator[Placement]:
         found = connection.execute(
             "SELECT distance, row FROM members WHERE clustering = ? AND cluster = ? AND (distance, row) < (?, ?)"
             " ORDER BY distance DESC, row DESC",
@@ -125,8 +125,8 @@ def outwards_in(
 
 
 def page(
-    listing: str, limit: int, cursor: str | None, read: Callable[[int, Place | None], list[Placed]]
-) -> tuple[list[Placed], str | None]:
+    listing: str, limit: int, cursor: str | None, read: Callable[[int, Place | None], list[Placement]]
+) -> tuple[list[Placement], str | None]:
     """Return a page of a listing by places, and the cursor of the next page or None. Raises CursorInvalid."""
     found = read(limit + 1, None if cursor is None else read_cursor(cursor, listing, _place))
     more = len(found) > limit

@@ -19,11 +19,11 @@ from service.points import Vector
 
 BLOCK_POINTS = 4096  # 6 MB of 384-d vectors: large enough for matrix products, small enough to report progress often
 UNLABELLED = -1  # stands in `labels` for a point that has none
-NOBODY = -1  # stands in place of a position where a point has fewer neighbours than asked for
+NO_NEIGHBOUR = -1  # stands in place of a position where a point has fewer neighbours than asked for
 
 
 @dataclass(frozen=True)
-class Holdings:
+class PointSet:
     """The points of a collection as one commit left them.
 
     rows: int64 [B], ascending; labels: int64 [B], an index into `names`, or UNLABELLED; names: the labels in use, sorted.
@@ -37,13 +37,13 @@ class Holdings:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def labelled(self) -> Holdings:
+    def labelled(self) -> PointSet:
         """Return only the points that bear a label."""
         return self.subset(np.flatnonzero(self.labels != UNLABELLED))
 
-    def subset(self, positions: npt.NDArray[np.int64]) -> Holdings:
+    def subset(self, positions: npt.NDArray[np.int64]) -> PointSet:
         """Return only the points at these positions (ascending)."""
-        return Holdings(self.rows[positions], self.labels[positions], self.names, self.view)
+        return PointSet(self.rows[positions], self.labels[positions], self.names, self.view)
 
     def vectors(self, start: int = 0, stop: int | None = None) -> Vector:
         """Return float32 [b, D], the unit vectors at positions start to stop."""
@@ -60,7 +60,7 @@ class Holdings:
         The index answers, as it does searches, or a comparison with every vector where `exact` is asked for.
 
         Yields: the position of the block's first point, cosines float32 [b, k] and positions int64 [b, k], best first, equal
-            cosines by position; NOBODY with -inf where there are fewer.
+            cosines by position; NO_NEIGHBOUR with -inf where there are fewer.
         """
         among = None if len(self) == len(self.view) else RowSet(self.rows)
         k = min(k, max(len(self) - 1, 0))
@@ -72,5 +72,5 @@ class Holdings:
             own[~own.any(axis=1), -1] = True
             shape = (len(vectors), rows.shape[1] - 1)
             scores, rows = scores[~own].reshape(shape), rows[~own].reshape(shape)
-            positions = np.where(rows == NO_ROW, NOBODY, np.searchsorted(self.rows, rows))
+            positions = np.where(rows == NO_ROW, NO_NEIGHBOUR, np.searchsorted(self.rows, rows))
             yield start, scores, positions

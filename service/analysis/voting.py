@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.vote import TEMPERATURE, Weighting, vote
-from service.analysis.point_set import NOBODY, UNLABELLED, Holdings
+from service.analysis.point_set import NO_NEIGHBOUR, UNLABELLED, PointSet
 from service.errors import CollectionEmpty
 from service.points import Vector
 
@@ -65,10 +65,10 @@ class Voters:
     start: the position of the first point; scores [b, k]: cosines; positions [b, k]: the neighbours; own [b]: the points' labels.
     """
 
-    def __init__(self, holdings: Holdings, counts: Labels, start: int, scores: Vector, positions: Labels) -> None:
+    def __init__(self, point_set: PointSet, counts: Labels, start: int, scores: Vector, positions: Labels) -> None:
         self.start, self.scores, self.positions = start, scores, positions
-        self.own = holdings.labels[start : start + len(scores)]
-        self.labels = np.where(positions == NOBODY, UNLABELLED, holdings.labels[positions])
+        self.own = point_set.labels[start : start + len(scores)]
+        self.labels = np.where(positions == NO_NEIGHBOUR, UNLABELLED, point_set.labels[positions])
         # as if the point that is asked about were not there
         self._sizes = np.maximum(counts[self.labels] - (self.labels == self.own[:, None]), 1)
         self._columns, self._classes = _columns(self.labels)
@@ -99,7 +99,7 @@ def _columns(labels: Labels) -> tuple[Labels, Labels]:
     return columns, classes
 
 
-def voters(holdings: Holdings, k: int, exact: bool = False) -> Iterator[Voters]:
+def voters(point_set: PointSet, k: int, exact: bool = False) -> Iterator[Voters]:
     """Yield all points, which are labelled, with their `k` nearest others (capped at what is there), a block at a time.
 
     The index answers, as it does searches, or a comparison with every vector where `exact` is asked for.
@@ -107,8 +107,8 @@ def voters(holdings: Holdings, k: int, exact: bool = False) -> Iterator[Voters]:
     Raises:
         CollectionEmpty: there are fewer than two points.
     """
-    if len(holdings) < LEAST_VOTERS:
+    if len(point_set) < LEAST_VOTERS:
         raise CollectionEmpty("at least two labelled points are needed to try the vote; put more points with labels.")
-    counts = np.bincount(holdings.labels, minlength=len(holdings.names))
-    for start, scores, positions in holdings.neighbours(k, exact):
-        yield Voters(holdings, counts, start, scores, positions)
+    counts = np.bincount(point_set.labels, minlength=len(point_set.names))
+    for start, scores, positions in point_set.neighbours(k, exact):
+        yield Voters(point_set, counts, start, scores, positions)

@@ -49,9 +49,9 @@ async def searched(request: Request, work: Callable[[], T], queries: int = 1) ->
         CallerLeft: the caller hung up before it came; nothing was searched. A thread that computes cannot be given up.
     """
     line, stages = get_service(request).searches, timings(request)
-    with line.turn(queries) as turn:
-        if not turn.come.is_set():
+    with line.slot(queries) as slot:
+        if not slot.granted.is_set():
             with stages.measure("queue"):
-                await unless_left(request, line.reach(turn))
+                await unless_left(request, line.reach(slot))
         with stages.measure("search"):
-            return await line.run(turn, work)
+            return await line.run(slot, work)

@@ -75,7 +75,7 @@ def exactly_one(*names: str) -> dict[str, Any]:
     return {"oneOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]}
 
 
-class Request(BaseModel):
+class RequestModel(BaseModel):
     """A JSON body."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -90,7 +90,7 @@ class Request(BaseModel):
         return given
 
 
-class EmbedBody(Request):
+class EmbedBody(RequestModel):
     """Images to embed."""
 
     images: Annotated[list[Base64], Field(min_length=1, fail_fast=True)]
@@ -117,14 +117,14 @@ class EmbeddingsBody(BaseModel):
     ] = None
 
 
-class CollectionBody(Request):
+class CollectionBody(RequestModel):
     """How to make a collection; `fingerprint` binds it to that loaded model instead of the default one."""
 
     keep: Keep | None = None
     fingerprint: str | None = None
 
 
-class PointIn(Request):
+class PointIn(RequestModel):
     """A point to put: with `vector` or with `image`; what is left out stays as it was."""
 
     id: PointText
@@ -134,7 +134,7 @@ class PointIn(Request):
     payload: PayloadIn | None = None
 
 
-class PutPointsBody(Request):
+class PutPointsBody(RequestModel):
     """Points to put; in a multipart request the `points` part, where images or vectors are parts of their own."""
 
     points: Annotated[list[PointIn], Field(min_length=1, fail_fast=True)]
@@ -142,14 +142,14 @@ class PutPointsBody(Request):
     fingerprint: str | None = None
 
 
-class PatchPointBody(Request):
+class PatchPointBody(RequestModel):
     """New values; what is left out stays, null removes."""
 
     label: PointText | None = None
     payload: PayloadIn | None = None
 
 
-class DeleteBody(Request):
+class DeleteBody(RequestModel):
     """Which points to delete: by ids or by filter."""
 
     model_config = ConfigDict(json_schema_extra=exactly_one("ids", "filter"))
@@ -164,7 +164,7 @@ class DeleteBody(Request):
         return self
 
 
-class ScrollBody(Request):
+class ScrollBody(RequestModel):
     """A page of points in a stable order; `cursor` is the `next_cursor` of the page before."""
 
     limit: Limit = 100  # a screenful of thumbnails
@@ -173,13 +173,13 @@ class ScrollBody(Request):
     with_vector: bool = False
 
 
-class CountBody(Request):
+class CountBody(RequestModel):
     """Which points to count; without a filter all."""
 
     filter: FilterIn | None = None
 
 
-class Target(Request):
+class Target(RequestModel):
     """What a search starts from: exactly one of a vector, a stored point's id, or an image."""
 
     model_config = ConfigDict(json_schema_extra=exactly_one("vector", "id", "image"))
@@ -207,7 +207,7 @@ class QueryBody(Target):
     exact: bool = False
 
 
-class QueryBatchBody(Request):
+class QueryBatchBody(RequestModel):
     """Several searches at once."""
 
     queries: Annotated[list[QueryBody], Field(min_length=1, fail_fast=True)]
@@ -225,7 +225,7 @@ class ClassifyBody(Target):
     exact: bool = False
 
 
-class EvaluateBody(Request):
+class EvaluateBody(RequestModel):
     """Which votes to try on the labelled points (those that the filter selects); `ks` are the numbers of neighbours."""
 
     # no two alike; from the nearest alone to what DINO tries at most on large sets, and one search finds all of them
@@ -243,7 +243,7 @@ class EvaluateBody(Request):
         return self
 
 
-class LabelIssuesBody(Request):
+class LabelIssuesBody(RequestModel):
     """The vote that judges the labels (of the points that the filter selects), and how many issues are listed."""
 
     k: Limit = 20
@@ -292,7 +292,7 @@ _OF_THE_METHOD: dict[str, Any] = {
 }
 
 
-class ClusteringBody(Request):
+class ClusteringBody(RequestModel):
     """How to cluster; the same seed gives the same clusters of the same points.
 
     `kmeans`: spherical k-means on the unit vectors into `k` clusters, or as many as a sweep recommends with "auto".
@@ -320,7 +320,7 @@ def _alike(one: Scalar, other: Scalar) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
-class DuplicatesBody(Request):
+class DuplicatesBody(RequestModel):
     """Which pairs count as near-duplicates: those with this cosine or more.
 
     `across` confines them to pairs of a point with the one and a point with the other value of `key`, such as train and test.
@@ -341,7 +341,7 @@ class DuplicatesBody(Request):
         return self
 
 
-class OutliersBody(Request):
+class OutliersBody(RequestModel):
     """How many neighbours say how alone a point is."""
 
     k: Limit = 10
@@ -349,7 +349,7 @@ class OutliersBody(Request):
     exact: bool = False
 
 
-class ClusterNameBody(Request):
+class ClusterNameBody(RequestModel):
     """A person's name for a cluster; null removes it."""
 
     name: Annotated[str, Field(min_length=1, max_length=512, json_schema_extra=TEXT_RULE)] | None

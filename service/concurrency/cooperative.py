@@ -13,13 +13,13 @@ from typing import Final
 TURN_S: Final = 0.005  # then others are let in; a round of the loop costs a thousandth of that
 
 
-class Turns:
+class Yielder:
     """The turns of one request."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
 
-    async def give(self) -> None:
+    async def yield_if_due(self) -> None:
         """Let others in, if this turn has lasted long enough."""
         if time.perf_counter() - self._since > TURN_S:
             await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Halves(Generic[T]):
+class CoreSplit(Generic[T]):
     """What computes on half of the threads, twice; thread-safe."""
 
     def __init__(self, halves: Sequence[T]) -> None:

@@ -29,7 +29,7 @@ class _Asked(Generic[Q, A]):
     told: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
 
 
-class Company(Generic[Q, A]):
+class FlatCombiner(Generic[Q, A]):
     """Answers questions with `work`, which gets several and returns their answers in order. Any thread may ask."""
 
     def __init__(self, work: Callable[[Sequence[Q]], Sequence[A]], leaders: int) -> None:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 BULK_PATIENCE_S = 2.0  # what nobody notices of an upload of many pictures, and everybody of a query
 
 
-class Line(Generic[T]):
+class PriorityQueue(Generic[T]):
     """What waits, in the order of its turn; thread-safe."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ NICENESS: Final = 5
 LOWEST: Final = 19
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Let this thread, and whatever it starts, give way to the main thread. It cannot be undone."""
     if sys.platform == "linux":  # elsewhere a priority is the whole process's
         main = os.getpriority(os.PRIO_PROCESS, os.getpid())
@@ -30,5 +30,5 @@ def step_back() -> None:
 
 def run_behind(work: Callable[[], T]) -> T:
     """Return what `work` gives in a thread that stepped back: for libraries, which keep the threads that they start in it."""
-    with ThreadPoolExecutor(1, "behind", initializer=step_back) as behind:
+    with ThreadPoolExecutor(1, "behind", initializer=lower_priority) as behind:
         return behind.submit(work).result()

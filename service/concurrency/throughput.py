@@ -6,7 +6,7 @@ import math
 import threading
 
 
-class Pace:
+class Throughput:
     """A mean of the seconds that each item took over some `passes` of late; thread-safe."""
 
     def __init__(self, passes: int) -> None:
@@ -16,7 +16,7 @@ class Pace:
         self._ended = -math.inf  # when the last pass did
         self._lock = threading.Lock()
 
-    def passed(self, items: int, begun: float, ended: float) -> None:
+    def record(self, items: int, begun: float, ended: float) -> None:
         """Count a pass (monotonic seconds); of two that ran side by side, the time that they shared counts once."""
         with self._lock:
             self._seconds = self._kept * self._seconds + max(0.0, ended - max(begun, self._ended))

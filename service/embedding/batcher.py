@@ -19,9 +19,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.concurrency.priority_queue import Line
-from service.concurrency.thread_priority import step_back
-from service.concurrency.throughput import Pace
+from service.concurrency.priority_queue import PriorityQueue
+from service.concurrency.thread_priority import lower_priority
+from service.concurrency.throughput import Throughput
 from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
 
 Pixels = NDArray[np.float32]  # [3, H, W]
@@ -85,8 +85,8 @@ class Batcher:
         self._batch_wait_s = batch_wait_s
         self._company = company
         self._ran = ran
-        self._line: Line[_Item] = Line()
-        self.pace = Pace(passes=5)  # of full batches: some seconds
+        self._line: PriorityQueue[_Item] = PriorityQueue()
+        self.pace = Throughput(passes=5)  # of full batches: some seconds
         self._threads = [threading.Thread(target=self._work, name=f"batcher-{i}", daemon=True) for i in range(lanes)]
         for thread in self._threads:
             thread.start()
@@ -123,7 +123,7 @@ class Batcher:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
-        step_back()
+        lower_priority()
         while batch := self._line.take(self._batch_images, self._batch_wait_s, self._company):
             try:
                 self._compute(batch)
@@ -168,7 +168,7 @@ class Batcher:
         rows = [None] * len(items) if patch_tokens is None else patch_tokens
         if len(global_tokens) != len(items) or len(rows) != len(items):
             raise ValueError("the runtime gave another number of rows than it was given images")
-        self.pace.passed(len(items), begun, ended)
+        self.pace.record(len(items), begun, ended)
         self._ran(len(items), ended - begun)
         for item, global_token, patches in zip(items, global_tokens, rows, strict=True):
             wanted = patches if item.patches else None

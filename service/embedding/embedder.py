@@ -24,7 +24,7 @@ from service.embedding.admission import INTERACTIVE_IMAGES, Admission, Limits, T
 from service.embedding.batcher import NEVER, Run
 from service.embedding.decoder_pool import Decoded, Decoders
 from service.embedding.pipeline import Computed, Pipeline
-from service.embedding.readiness_probe import Canary
+from service.embedding.readiness_probe import ReadinessProbe
 from service.errors import (
     DeadlinePassed,
     DecoderUnavailable,
@@ -93,7 +93,7 @@ class Embedder:
             end=self._admission.end,
             metrics=metrics,
         )
-        self._canary = Canary(self._canary_vector)
+        self._canary = ReadinessProbe(self._canary_vector)
 
     @property
     def artifact(self) -> Artifact:

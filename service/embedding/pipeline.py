@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import structlog
 
 from backbone.preprocess import Preprocess
-from service.concurrency.priority_queue import Line
-from service.concurrency.thread_priority import step_back
-from service.concurrency.throughput import Pace
+from service.concurrency.priority_queue import PriorityQueue
+from service.concurrency.thread_priority import lower_priority
+from service.concurrency.throughput import Throughput
 from service.embedding.admission import Ticket
 from service.embedding.batcher import Batcher, Run, TokensOfOne
 from service.embedding.decoder_pool import Decoded, Decoders
@@ -59,9 +59,9 @@ class Pipeline:
         self._decoding = 0  # taken and not yet with the batcher
         self._decoding_lock = threading.Lock()
         self._answered_at = -math.inf
-        self._line: Line[Ticket[Computed]] = Line()
+        self._line: PriorityQueue[Ticket[Computed]] = PriorityQueue()
         self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, lanes)
-        self._decode_pace = Pace(passes=20)  # of one image each, a few large ones among many small ones
+        self._decode_pace = Throughput(passes=20)  # of one image each, a few large ones among many small ones
         self._threads = [  # each waits for a decoder process
             threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True)
             for i in range(decoders.processes)
@@ -118,7 +118,7 @@ class Pipeline:
 
     def _decode_all(self) -> None:
         """Have one image after the other decoded, and hand its pixels on to the batcher."""
-        step_back()
+        lower_priority()
         while tickets := self._line.take():
             for ticket in tickets:
                 try:
@@ -144,7 +144,7 @@ class Pipeline:
                 ticket.image, square=ticket.computed or not ticket.thumbnail, thumbnail=ticket.thumbnail
             )
         finally:
-            self._decode_pace.passed(1, begun, time.monotonic())
+            self._decode_pace.record(1, begun, time.monotonic())
         waited_s = begun - ticket.since
         if ticket.computed:
             self._compute(ticket, decoded, begun, waited_s)

@@ -14,7 +14,7 @@ from PIL import Image
 CANARY_COSINE: Final = 0.999  # of two times the same image: what reduced precision and another batch may change
 
 
-class Canary:
+class ReadinessProbe:
     """One image of our own; used by the event loop alone."""
 
     def __init__(self, embed: Callable[[bytes], Awaitable[NDArray[np.float32] | None]]) -> None:

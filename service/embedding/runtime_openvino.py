@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import openvino
 
-from service.concurrency.core_split import Halves
+from service.concurrency.core_split import CoreSplit
 from service.embedding.runtime import Floats, Precision
 from service.errors import NoAttention
 
@@ -67,14 +67,14 @@ class OpenVinoRuntime:
         self._whole = self._compiled(_TOKENS, streams=1)
         self._side_by_side_gives = _TOKENS if patches else _TOKENS[:1]
         side_by_side = self._compiled(self._side_by_side_gives, self.lanes)
-        self._halves = Halves([side_by_side.create_infer_request() for _ in range(self.lanes)])
+        self._core_split = CoreSplit([side_by_side.create_infer_request() for _ in range(self.lanes)])
 
     def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
         outputs = _TOKENS if patches else _TOKENS[:1]
         whole = len(outputs) > len(self._side_by_side_gives)
         # What is returned is a copy: OpenVINO writes the next batch into the same memory.
-        with self._halves.taken(whole) as halves:
+        with self._core_split.taken(whole) as halves:
             if whole or (len(pixels) == 1 and len(halves) == self.lanes):
                 answers = self._whole(pixels, share_inputs=True)
                 global_token, *patch_tokens = (np.array(answers[name], dtype=np.float32) for name in outputs)

@@ -14,7 +14,7 @@ from backbone.artifact import Artifact
 from backbone.errors import NotInstalled
 from backbone.pooling import reads_patches
 from backbone.vit import ViT
-from service.concurrency.core_split import Halves
+from service.concurrency.core_split import CoreSplit
 from service.embedding.runtime import Floats, Precision
 from service.errors import NoAttention
 
@@ -61,13 +61,13 @@ class TorchRuntime:
             self._global_token = torch.compile(self._global_token, dynamic=True)
         # A GPU computes one batch after the other, and compiled code has its number of threads written into it.
         self.lanes = 2 if threads > 1 and self._device.type == "cpu" and not compiled else 1
-        self._halves = Halves([threads - threads // 2, threads // 2] if self.lanes == 2 else [threads])
+        self._core_split = CoreSplit([threads - threads // 2, threads // 2] if self.lanes == 2 else [threads])
         torch.set_num_threads(threads)
 
     @torch.inference_mode()
     def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
-        with self._halves.taken() as threads, self._arithmetic():
+        with self._core_split.taken() as threads, self._arithmetic():
             # Said explicitly, for this thread: FAISS brings an OpenMP pool of its own, and two pools of all cores fight for them.
             torch.set_num_threads(sum(threads))
             x = torch.from_numpy(pixels).to(self._device)

@@ -1,7 +1,7 @@
 """Who may ask for what: closed by default, in two places.
 
 Every request needs a key but those to `/livez` and `/readyz`; also one for a route that does not exist, so that nothing about the
-service can be learned without it (`RequireKey`, in front of everything). A key of scope `read` opens what changes nothing: GET, and
+service can be learned without it (`KeyCheck`, in front of everything). A key of scope `read` opens what changes nothing: GET, and
 what is marked `@reads`; all else needs `write` (`ScopedRoute`, the class of every route). Both answer before the body is read.
 """
 
@@ -23,7 +23,7 @@ from service.http.rate_limit import Rates
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # what an orchestrator asks, which has no key
 
 
-class RequireKey:
+class KeyCheck:
     """ASGI middleware: answers 401 to whatever does not carry a valid key, and 429 to a key that asks too often."""
 
     def __init__(self, app: ASGIApp, keyring: Keyring, rates: Rates) -> None:

@@ -26,7 +26,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from backbone.errors import EmptyImage, UnsupportedImageType
-from service.concurrency.cooperative import Turns
+from service.concurrency.cooperative import Yielder
 from service.errors import InvalidVector, MalformedRequest, TooManyItems
 from service.http.large_json import MOST_VALUES, SLICE_BYTES, parse_bounded, parse_large
 
@@ -123,12 +123,12 @@ async def decode_base64(text: str) -> bytes:
     """
     if _ADDRESS.match(text):
         raise UnsupportedImageType("an address is not fetched; send the bytes of the image in base64.")
-    turns, data = Turns(), io.BytesIO()  # which gives its bytes away without another copy of all in one go
+    yielder, data = Yielder(), io.BytesIO()  # which gives its bytes away without another copy of all in one go
     try:
         for start in range(0, len(text), _BASE64_CHARS):
             inside = start + _BASE64_CHARS < len(text)
             data.write(_decode_part(text[start : start + _BASE64_CHARS], inside))
-            await turns.give()
+            await yielder.yield_if_due()
         return data.getvalue()
     except (binascii.Error, ValueError) as error:
         raise MalformedRequest(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.concurrency.cooperative import Turns
+from service.concurrency.cooperative import Yielder
 
 _BLOCK_NUMBERS: Final = 2**16  # which take 2 milliseconds to write
 
@@ -30,10 +30,10 @@ class PartsResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them one by one."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        turns = Turns()
+        yielder = Yielder()
         for left, part in zip(range(len(self._parts) - 1, -1, -1), self._parts, strict=True):
             await send({"type": "http.response.body", "body": part, "more_body": left > 0})
-            await turns.give()
+            await yielder.yield_if_due()
 
 
 def _joined(parts: Sequence[bytes]) -> Iterator[bytes]:
@@ -57,12 +57,12 @@ def json_list(items: Iterable[Sequence[bytes]]) -> list[bytes]:
     return [*parts, b"]"]
 
 
-async def json_numbers(array: NDArray[Any], turns: Turns) -> list[bytes]:
+async def json_numbers(array: NDArray[Any], yielder: Yielder) -> list[bytes]:
     """Return the parts of an array [D] or [N, D] as JSON."""
     rows = max(1, _BLOCK_NUMBERS // max(1, array[0].size))
     blocks = []
     for start in range(0, len(array), rows):
         block = np.ascontiguousarray(array[start : start + rows])
         blocks += [b"," if start else b"[", orjson.dumps(block, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]]
-        await turns.give()
+        await yielder.yield_if_due()
     return [*blocks, b"]"]

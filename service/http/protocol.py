@@ -28,7 +28,7 @@ _MAX_HEADER_BYTES: Final = 64 * 1024  # of a request without its body: filters a
 _GRACE_S: Final = 1.0  # after a body's deadline, for its 408 to go out before the connection is cut
 
 
-class PunctualProtocol(H11Protocol):
+class TimedProtocol(H11Protocol):
     """HTTP/1.1 whose connections are cut at their deadlines; `protocol_of` gives it the settings and what counts."""
 
     header_timeout_s: ClassVar[float]
@@ -130,12 +130,10 @@ class PunctualProtocol(H11Protocol):
             self.transport.abort()
 
 
-def protocol_of(settings: Settings, metrics: Metrics) -> type[PunctualProtocol]:
+def protocol_of(settings: Settings, metrics: Metrics) -> type[TimedProtocol]:
     """Return the protocol with the limits of the settings, which counts what it refuses."""
     names = ("header_timeout_s", "body_timeout_s", "write_timeout_s", "max_body_bytes")
-    return type(
-        "Protocol", (PunctualProtocol,), {**{name: getattr(settings, name) for name in names}, "metrics": metrics}
-    )
+    return type("Protocol", (TimedProtocol,), {**{name: getattr(settings, name) for name in names}, "metrics": metrics})
 
 
 def left_of_chunk(reader: object) -> int:

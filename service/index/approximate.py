@@ -24,7 +24,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from service.index.positions import Chosen, Positions, bits
+from service.index.positions import Positions, PositionSet, bits
 from service.points import Vector
 
 Kind = Literal["hnsw", "ivf"]
@@ -41,7 +41,7 @@ BLOCK_QUERIES = 1024  # queries whose finds are scored again at a time: 60 MB at
 
 
 @dataclass(frozen=True)
-class Reach:
+class SearchEffort:
     """What a kind of index needs: the effort for NEAR, FAR and DEEP neighbours, and the recall of the NEAR with it, as measured.
 
     `deep` is None where no effort found so many: they lie beyond the clusters in which the index finds its way. `built` is the number
@@ -63,7 +63,7 @@ class Reach:
             return None
         return _between(k, FAR, self.far, DEEP, self.deep)
 
-    def widened(self, other: Reach) -> Reach:
+    def widened(self, other: SearchEffort) -> SearchEffort:
         """Return what the queries of both need."""
         deep = None if self.deep is None or other.deep is None else max(self.deep, other.deep)
         near, far = max(self.near, other.near), max(self.far, other.far)
@@ -84,18 +84,18 @@ class ApproximateIndex:
 
     index: Any  # faiss.IndexHNSWSQ or faiss.IndexIVFScalarQuantizer; FAISS has no types
     count: int
-    reach: Reach
+    reach: SearchEffort
     path: Path | None = None  # of the file that is mapped into memory
     memory_bytes: int = 0  # of that file
 
     @classmethod
-    def read(cls, path: Path, reach: Reach) -> ApproximateIndex:
+    def read(cls, path: Path, reach: SearchEffort) -> ApproximateIndex:
         """Open an index as a memory-mapped file. The file is trusted: whoever calls has compared its checksum."""
         flags = faiss.IO_FLAG_MMAP_IFC if reach.kind == "hnsw" else faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
         index = faiss.read_index(str(path), flags)
         return cls(index, int(index.ntotal), reach, path, path.stat().st_size)
 
-    def sight(self, k: int, size: int) -> int | None:
+    def candidates(self, k: int, size: int) -> int | None:
         """Return how many of the nearest of all to ask for, where k of `size` chosen ones are wanted.
 
         None where comparing with every chosen vector costs less, or so many are beyond the index's reach.
@@ -106,32 +106,32 @@ class ApproximateIndex:
         # A filter seldom allows the same share everywhere: look up to two and a half times as far as if it did.
         return self._worth(max(2 * k, math.ceil((2.5 - share) * k / share)), size)
 
-    def _worth(self, sight: int, size: int) -> int | None:
-        effort = self.reach.effort(sight)
+    def _worth(self, candidates: int, size: int) -> int | None:
+        effort = self.reach.effort(candidates)
         if effort is None:
             return None
         compared = VECTORS_PER_EF * effort if self.reach.kind == "hnsw" else effort * self.count / self.index.nlist
-        return None if size <= compared else sight
+        return None if size <= compared else candidates
 
     def search(
-        self, vectors: Vector, queries: Vector, k: int, sight: int, chosen: Chosen | None
+        self, vectors: Vector, queries: Vector, k: int, candidates: int, chosen: PositionSet | None
     ) -> tuple[Vector, Positions, npt.NDArray[np.bool_]]:
         """Search for the k nearest among the chosen (None: all), looking at the `sight` nearest of all.
 
         Returns:
             cosines [Q, k] and positions [Q, k], best first, and bool [Q]: whether as many as wanted were found.
         """
-        wanted = min(max(sight, rescored(k)), self.count)
-        effort = self.reach.effort(sight)
+        wanted = min(max(candidates, rescored(k)), self.count)
+        effort = self.reach.effort(candidates)
         assert effort is not None  # `sight` asks for no more than is within reach
         at = self._find(queries, wanted, effort)
         size = self.count if chosen is None else len(chosen)
         if chosen is None:
             sure = np.count_nonzero(at >= 0, axis=1) >= k
         else:
-            at, sure = _allowed(at, chosen, k, int(TRUSTED * sight))
+            at, sure = _allowed(at, chosen, k, int(TRUSTED * candidates))
         scores, at = self._rescored(vectors, queries, at, k)
-        wider = self._worth(WIDER * sight, size)
+        wider = self._worth(WIDER * candidates, size)
         if wider is not None and not sure.all():
             scores[~sure], at[~sure], sure[~sure] = self.search(vectors, queries[~sure], k, wider, chosen)
         return scores, at, sure
@@ -180,7 +180,7 @@ def rescored(k: int) -> int:
     return k + min(2 * k, SPARE)
 
 
-def _allowed(at: Positions, chosen: Chosen, k: int, trusted: int) -> tuple[Positions, npt.NDArray[np.bool_]]:
+def _allowed(at: Positions, chosen: PositionSet, k: int, trusted: int) -> tuple[Positions, npt.NDArray[np.bool_]]:
     """Take the finds [Q, *] that are not chosen out: those left, in their order and -1 at the end, and where they suffice.
 
     They do where the k-th left is among the first `trusted` of all.

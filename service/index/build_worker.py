@@ -19,7 +19,7 @@ import numpy as np
 
 from service.concurrency.child_process import give_way, run_child
 from service.index import planner
-from service.index.approximate import ApproximateIndex, Reach
+from service.index.approximate import ApproximateIndex, SearchEffort
 from service.index.hashed_files import HashedFile, write_hashed
 from service.points import Vector
 
@@ -35,7 +35,7 @@ class Built:
     the files.
     """
 
-    reach: Reach | None
+    reach: SearchEffort | None
     files: dict[str, Any]
 
 
@@ -67,7 +67,7 @@ def build(
     )
     said = json.loads((folder / _BUILT).read_bytes())
     (folder / _BUILT).unlink()
-    return Built(None if said["reach"] is None else Reach(**said["reach"]), said["files"])
+    return Built(None if said["reach"] is None else SearchEffort(**said["reach"]), said["files"])
 
 
 def main(task: _Task) -> None:
@@ -93,11 +93,11 @@ def _copied(*paths: Path) -> Iterator[bytes]:
                 yield part
 
 
-def _grown(task: _Task, vectors: Vector) -> tuple[Any, Reach] | None:
+def _grown(task: _Task, vectors: Vector) -> tuple[Any, SearchEffort] | None:
     if task.index is None or task.reach is None:
         return None
     index = faiss.read_index(task.index)
-    reach = planner.extend(index, Reach(**task.reach), vectors)
+    reach = planner.extend(index, SearchEffort(**task.reach), vectors)
     return None if reach is None else (index, reach)
 
 

@@ -16,7 +16,17 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from service.index.approximate import DEEP, FAR, NEAR, ApproximateIndex, Kind, Reach, held_out, held_out_of, rescored
+from service.index.approximate import (
+    DEEP,
+    FAR,
+    NEAR,
+    ApproximateIndex,
+    Kind,
+    SearchEffort,
+    held_out,
+    held_out_of,
+    rescored,
+)
 from service.index.segments import Segment, best, search_exactly
 from service.points import Vector
 
@@ -73,7 +83,7 @@ def wants_approximate(count: int) -> bool:
     return count > EXACT_POINTS
 
 
-def build(vectors: Vector) -> tuple[Any, Reach] | None:
+def build(vectors: Vector) -> tuple[Any, SearchEffort] | None:
     """Return a FAISS index over unit vectors [N, D] and what it needs; None where no kind finds enough."""
     held = held_out(len(vectors))
     for kind in KINDS:
@@ -87,7 +97,7 @@ def build(vectors: Vector) -> tuple[Any, Reach] | None:
     return None
 
 
-def extend(index: Any, reach: Reach, vectors: Vector) -> Reach | None:  # noqa: ANN401 - FAISS has no types
+def extend(index: Any, reach: SearchEffort, vectors: Vector) -> SearchEffort | None:  # noqa: ANN401 - FAISS has no types
     """Add to an index over the first of unit vectors [N, D] the others; return what it needs now, None where no effort is enough.
 
     The last of the new ones are its queries before it gets them.
@@ -140,7 +150,7 @@ def measure(
     built: int,
     vectors: Vector,
     held: npt.NDArray[np.int64],
-) -> Reach | None:
+) -> SearchEffort | None:
     """Return the effort that an index needs which has all vectors but the held; None where none of EFFORTS is enough for the FAR."""
     queries = vectors[held]
     truth = _nearest(vectors, held, min(DEEP, len(vectors) - len(held)))
@@ -151,7 +161,7 @@ def measure(
     if near is None or far is None:
         return None
     far_effort = max(near[0], far[0])
-    return Reach(kind, near[0], far_effort, None if deep is None else max(far_effort, deep[0]), near[1], built)
+    return SearchEffort(kind, near[0], far_effort, None if deep is None else max(far_effort, deep[0]), near[1], built)
 
 
 def _reached(
@@ -167,7 +177,7 @@ def _reached(
     for effort in EFFORTS:
         if kind == "hnsw" and effort < rescored(k):
             continue  # a graph that returns so many keeps at least as many in sight
-        approximate = ApproximateIndex(index, len(vectors), Reach(kind, effort, effort, effort, 0.0, built))
+        approximate = ApproximateIndex(index, len(vectors), SearchEffort(kind, effort, effort, effort, 0.0, built))
         recall, error = _recall(approximate, vectors, queries, truth, k)
         if recall - error >= TARGET_RECALL + MARGIN:
             return effort, recall

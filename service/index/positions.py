@@ -9,7 +9,7 @@ Positions = npt.NDArray[np.int64]
 Bitmap = npt.NDArray[np.uint8]  # bit i, least significant first, says something of position i
 
 
-class Chosen:
+class PositionSet:
     """Some of a segment's positions, in whichever form is at hand; the other is made when it is asked for."""
 
     def __init__(
@@ -25,19 +25,19 @@ class Chosen:
     def __len__(self) -> int:
         return self._size
 
-    def among(self, alive: Bitmap) -> Chosen:
+    def among(self, alive: Bitmap) -> PositionSet:
         """Return those of these positions whose bit in `alive` is set."""
         if self._bitmap is not None:
-            return Chosen(self.count, bitmap=self._bitmap & alive)
+            return PositionSet(self.count, bitmap=self._bitmap & alive)
         at = self.positions()
-        return Chosen(self.count, positions=at[bits(alive, at)])
+        return PositionSet(self.count, positions=at[bits(alive, at)])
 
-    def changed(self, off: Positions, on: Positions) -> Chosen:
+    def changed(self, off: Positions, on: Positions) -> PositionSet:
         """Return these positions without `off` and then with `on` (both ascending)."""
         bitmap = self.bitmap().copy()
         np.bitwise_and.at(bitmap, off >> 3, ~_bit(off))
         np.bitwise_or.at(bitmap, on >> 3, _bit(on))
-        return Chosen(self.count, bitmap=bitmap)
+        return PositionSet(self.count, bitmap=bitmap)
 
     def positions(self) -> Positions:
         """Return the positions, ascending."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.index.positions import Chosen, Positions
+from service.index.positions import Positions, PositionSet
 from service.index.segments import Segment
 from service.points import Rows
 
@@ -17,19 +17,19 @@ class RowSet:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self._known: tuple[Rows, Chosen] | None = None  # a main segment's rows, and where ours stand there
+        self._known: tuple[Rows, PositionSet] | None = None  # a main segment's rows, and where ours stand there
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def within(self, segment: Segment) -> Chosen:
+    def within(self, segment: Segment) -> PositionSet:
         """Return where the rows stand in a segment."""
         known = self._known  # read once: other threads may set it meanwhile
         if known is not None and known[0] is segment.rows:
             return known[1]
-        chosen = Chosen(segment.count, positions=segment.positions(self.rows))
+        chosen = PositionSet(segment.count, positions=segment.positions(self.rows))
         if len(chosen) > BITMAP_SHARE * segment.count:
-            chosen = Chosen(segment.count, bitmap=chosen.bitmap(), size=len(chosen))
+            chosen = PositionSet(segment.count, bitmap=chosen.bitmap(), size=len(chosen))
         if segment.fixed:
             self._known = (segment.rows, chosen)
         return chosen

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.durable import new_directory, write_file
-from service.index.approximate import ApproximateIndex, Reach
+from service.index.approximate import ApproximateIndex, SearchEffort
 from service.index.build_worker import INDEX, VECTORS, Built
 from service.index.hashed_files import describe, write_hashed
 from service.index.segments import Segment
@@ -35,12 +35,12 @@ ROWS, MANIFEST = "rows.i64", "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 1024  # ours have one
 
 
-class Doubt(Exception):
+class SegmentRejected(Exception):
     """A snapshot that cannot be used: missing, damaged, of another library or another format."""
 
 
 @dataclass(frozen=True)
-class Belonging:
+class SegmentIdentity:
     """What a snapshot was made from: the library (its epoch), the collection, the model."""
 
     epoch: str
@@ -50,7 +50,7 @@ class Belonging:
 
 
 @dataclass(frozen=True)
-class Main:
+class MainSegment:
     """A main segment that was read or written, the greatest row it can hold, and where it lies."""
 
     segment: Segment
@@ -94,18 +94,18 @@ def clear_others(index: Path, collections: Container[int]) -> None:
 
 def write(
     path: Path,
-    belonging: Belonging,
+    identity: SegmentIdentity,
     tick: int,
     rows: Rows,
     blocks: Iterable[Vector],
     build: Callable[[Path], Built | None],
     into: str = VECTORS,
-) -> Main:
+) -> MainSegment:
     """Write a generation of the vectors [N, D] that `blocks` yields, and return it as it is read back.
 
     `build` may make an index in the folder that it is given, over the vectors that lie there; None says that it did not. Where they
-    are written `into` another file, it makes the file of all vectors of them. Raises StorageFailed, Doubt, and what `build` and the
-    blocks raise; nothing of it stays then.
+    are written `into` another file, it makes the file of all vectors of them. Raises StorageFailed, SegmentRejected, and what `build`
+    and the blocks raise; nothing of it stays then.
     """
     with new_directory(path) as folder:
         written = write_hashed(folder / into, (_bytes(block, "<f4") for block in blocks))
@@ -118,7 +118,7 @@ def write(
             files |= built.files
         said = {
             "format": FORMAT,
-            "belonging": asdict(belonging),
+            "belonging": asdict(identity),
             "tick": tick,
             "last_row": int(rows[-1]),
             "reach": None if reach is None else asdict(reach),
@@ -126,55 +126,55 @@ def write(
         }
         write_file(folder / MANIFEST, json.dumps(said, indent=1).encode())
     try:
-        return _opened(path, belonging.dimension, len(rows), int(rows[-1]), reach)
+        return _opened(path, identity.dimension, len(rows), int(rows[-1]), reach)
     except (OSError, RuntimeError) as error:
-        raise Doubt(f"what was just written cannot be read: {error}") from error
+        raise SegmentRejected(f"what was just written cannot be read: {error}") from error
 
 
-def read(path: Path, belonging: Belonging, tick: int) -> Main:
+def read(path: Path, identity: SegmentIdentity, tick: int) -> MainSegment:
     """Open a generation. `tick` is how far the library has come: a snapshot from beyond it is from another life of it.
 
-    Raises Doubt.
+    Raises SegmentRejected.
     """
     try:
         said = json.loads(_small(path / MANIFEST))
-        if said["format"] != FORMAT or said["belonging"] != asdict(belonging) or said["tick"] > tick:
-            raise Doubt("it belongs to something else")
+        if said["format"] != FORMAT or said["belonging"] != asdict(identity) or said["tick"] > tick:
+            raise SegmentRejected("it belongs to something else")
         files = said["files"]
         with ThreadPoolExecutor(2) as pool:  # hashing keeps two cores busy, and the disk
             list(pool.map(lambda name: _compare(path / name, files[name]), sorted(files)))
         count = files[ROWS]["size"] // 8
-        reach = None if said["reach"] is None else Reach(**said["reach"])
-        main = _opened(path, belonging.dimension, count, int(said["last_row"]), reach)
+        reach = None if said["reach"] is None else SearchEffort(**said["reach"])
+        main = _opened(path, identity.dimension, count, int(said["last_row"]), reach)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
-        raise Doubt(f"it cannot be read: {error}") from error
+        raise SegmentRejected(f"it cannot be read: {error}") from error
     return main
 
 
-def _opened(path: Path, dimension: int, count: int, last_row: int, reach: Reach | None) -> Main:
+def _opened(path: Path, dimension: int, count: int, last_row: int, reach: SearchEffort | None) -> MainSegment:
     vectors = _mapped(path / VECTORS, "<f4", (count, dimension))
     rows = _mapped(path / ROWS, "<i8", (count,))
     approximate = None
     if reach is not None:
         approximate = ApproximateIndex.read(path / INDEX, reach)
         if approximate.count != count:
-            raise Doubt("index and vectors differ in number")
+            raise SegmentRejected("index and vectors differ in number")
     if count and not (rows[0] > 0 and rows[-1] <= last_row and bool((np.diff(rows) > 0).all())):
-        raise Doubt("its rows are not in order")
-    return Main(Segment(vectors, rows, count, approximate=approximate, fixed=True), last_row, path)
+        raise SegmentRejected("its rows are not in order")
+    return MainSegment(Segment(vectors, rows, count, approximate=approximate, fixed=True), last_row, path)
 
 
 def _small(path: Path) -> bytes:
     with path.open("rb") as file:
         data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
-        raise Doubt("its manifest is too long")
+        raise SegmentRejected("its manifest is too long")
     return data
 
 
 def _compare(path: Path, said: dict[str, Any]) -> None:
     if path.stat().st_size != said["size"] or describe(path) != said:
-        raise Doubt(f"{path.name} is damaged")
+        raise SegmentRejected(f"{path.name} is damaged")
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array of the dtype

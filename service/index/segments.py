@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.index.approximate import ApproximateIndex
-from service.index.positions import Bitmap, Chosen, Positions, bits, packed, unpacked
+from service.index.positions import Bitmap, Positions, PositionSet, bits, packed, unpacked
 from service.points import Rows, Vector
 
 NO_ROW = -1  # stands where fewer than k vectors could be found
@@ -71,7 +71,7 @@ class Segment:
         np.bitwise_and.at(alive, at >> 3, ~(np.uint8(1) << (at & 7).astype(np.uint8)))
         return replace(self, alive=alive, dead=self.dead + newly)
 
-    def search(self, queries: Vector, k: int, allowed: Chosen | None, exact: bool) -> tuple[Vector, Rows] | None:
+    def search(self, queries: Vector, k: int, allowed: PositionSet | None, exact: bool) -> tuple[Vector, Rows] | None:
         """Return the k nearest of each query: scores [Q, k] and rows [Q, k], best first; None where nothing is allowed.
 
         allowed: the positions to which the search is confined; those with tombstones are left out.
@@ -87,27 +87,27 @@ class Segment:
         scores[none] = -np.inf
         return scores, np.where(none, NO_ROW, self.rows[at])
 
-    def _chosen(self, allowed: Chosen | None) -> Chosen | None:
+    def _chosen(self, allowed: PositionSet | None) -> PositionSet | None:
         if self.alive is None:
             return allowed
         if allowed is None:
-            return Chosen(self.count, bitmap=self.alive, size=len(self))
+            return PositionSet(self.count, bitmap=self.alive, size=len(self))
         return allowed.among(self.alive)
 
     def _approximately(
-        self, approximate: ApproximateIndex, queries: Vector, k: int, chosen: Chosen | None
+        self, approximate: ApproximateIndex, queries: Vector, k: int, chosen: PositionSet | None
     ) -> tuple[Vector, Positions]:
         """Let the index answer what it can vouch for, and compare with every chosen vector for the rest."""
-        sight = approximate.sight(k, len(self) if chosen is None else len(chosen))
-        if sight is None:  # few are chosen, or many wanted: comparing is as fast, and exact
+        candidates = approximate.candidates(k, len(self) if chosen is None else len(chosen))
+        if candidates is None:  # few are chosen, or many wanted: comparing is as fast, and exact
             return search_exactly(self.vectors, queries, k, chosen)
-        scores, at, sure = approximate.search(self.vectors, queries, k, sight, chosen)
+        scores, at, sure = approximate.search(self.vectors, queries, k, candidates, chosen)
         if not sure.all():
             scores[~sure], at[~sure] = search_exactly(self.vectors, queries[~sure], k, chosen)
         return scores, at
 
 
-def search_exactly(vectors: Vector, queries: Vector, k: int, chosen: Chosen | None) -> tuple[Vector, Positions]:
+def search_exactly(vectors: Vector, queries: Vector, k: int, chosen: PositionSet | None) -> tuple[Vector, Positions]:
     """Compare queries [Q, D] with all vectors [N, D], or the chosen ones: cosines [Q, k] and positions [Q, k], -1 for none.
 
     Equal cosines are in the order of positions, also where k cuts through them: so that it is always the same copies of an
@@ -125,7 +125,7 @@ def search_exactly(vectors: Vector, queries: Vector, k: int, chosen: Chosen | No
     return scores, at
 
 
-def _compared(vectors: Vector, queries: Vector, k: int, chosen: Chosen | None) -> tuple[Vector, Positions]:
+def _compared(vectors: Vector, queries: Vector, k: int, chosen: PositionSet | None) -> tuple[Vector, Positions]:
     if chosen is None or len(chosen) == len(vectors):
         scores, at = _scan(vectors, queries, k, None)
     elif len(chosen) > GATHER_SHARE * len(vectors) and len(queries) < GATHER_QUERIES:

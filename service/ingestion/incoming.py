@@ -26,7 +26,7 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PutResult:
     """What became of one incoming point: exactly one of `status` and `error` is set."""
 
     id: str

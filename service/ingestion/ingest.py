@@ -10,14 +10,14 @@ from dataclasses import replace
 
 from service.embedding.embedder import Answer, Embedded
 from service.errors import DuplicateId, PointConflict
-from service.ingestion.incoming import Incoming, Placed
+from service.ingestion.incoming import Incoming, PutResult
 from service.library.library import Collection
 from service.points import NewPoint, Stored, check_id, unit_rows
 
 Embed = Callable[[Sequence[bytes]], Sequence[Answer]]  # with thumbnails where the collection keeps them
 
 
-def ingest(collection: Collection, items: Sequence[Incoming], embed: Embed, replacing: bool) -> list[Placed]:
+def ingest(collection: Collection, items: Sequence[Incoming], embed: Embed, replacing: bool) -> list[PutResult]:
     """Put points durably; blocks.
 
     Only images that are new, or differ and may replace, are embedded. An image that is refused fails alone.
@@ -68,8 +68,8 @@ def _embedded(items: Sequence[Incoming], embed: Embed) -> dict[str, Answer]:
 
 def _put(
     collection: Collection, items: Sequence[Incoming], embedded: Mapping[str, Answer], replacing: bool
-) -> dict[str, Placed]:
-    placed: dict[str, Placed] = {}
+) -> dict[str, PutResult]:
+    placed: dict[str, PutResult] = {}
     points: list[NewPoint] = []
     for item in items:
         # No vector means: what is stored has this content. The library says PointConflict where that is not so.
@@ -79,9 +79,9 @@ def _put(
             picture = item.image if collection.keep == "image" else answer.thumbnail
             point = replace(point, vector=answer.vector, picture=picture)
         elif answer is not None:
-            placed[item.id] = Placed(item.id, error=answer)
+            placed[item.id] = PutResult(item.id, error=answer)
             continue
         points.append(point)
     for outcome in collection.put(points, replace=replacing) if points else ():
-        placed[outcome.id] = Placed(outcome.id, outcome.status, outcome.error)
+        placed[outcome.id] = PutResult(outcome.id, outcome.status, outcome.error)
     return placed

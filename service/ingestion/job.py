@@ -25,9 +25,9 @@ from backbone.decode import DecodeLimits
 from backbone.errors import ImageRefused, TooManyBytes
 from backbone.listing import ImageList, ListedImage
 from service.errors import Invalid
-from service.ingestion.incoming import Incoming, Placed
+from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.refusal_report import Refusals
-from service.ingestion.sinks import Known, Sink
+from service.ingestion.sinks import IndexedFile, Sink
 from service.points import Source, check_id, check_label, check_source, hash_image
 
 CHUNK_IMAGES = 32  # one full forward pass
@@ -91,14 +91,14 @@ def index_folder(
     known = sink.known()
     with Refusals(report) as refusals, ThreadPoolExecutor(CHUNKS_UNDER_WAY, thread_name_prefix="index") as pool:
 
-        def ended(chunks: set[Future[Sequence[Placed]]]) -> None:
+        def ended(chunks: set[Future[Sequence[PutResult]]]) -> None:
             for chunk in chunks:
                 for placed in chunk.result():
                     _count(result, placed, refusals)
             result.seconds = time.perf_counter() - begun
             progress(result)
 
-        under_way: set[Future[Sequence[Placed]]] = set()
+        under_way: set[Future[Sequence[PutResult]]] = set()
         for chunk in _chunks(listing, known, result, refusals, stop, max_image_bytes):
             under_way.add(pool.submit(sink.put, chunk))
             if len(under_way) == CHUNKS_UNDER_WAY:
@@ -130,7 +130,7 @@ def stopping_on_sigterm() -> Iterator[threading.Event]:
 
 def _chunks(
     listing: ImageList,
-    known: Mapping[str, Known],
+    known: Mapping[str, IndexedFile],
     result: IndexResult,
     refusals: Refusals,
     stop: threading.Event,
@@ -159,7 +159,7 @@ def _chunks(
         yield chunk
 
 
-def _read(image: ListedImage, known: Known | None, max_image_bytes: int) -> Incoming | None:
+def _read(image: ListedImage, known: IndexedFile | None, max_image_bytes: int) -> Incoming | None:
     """Return what has to be put for a file, or None where nothing changed: first by size and time, then by content."""
     # Before the bytes are read: if the file is written meanwhile, its time differs on the next run, and it is read again.
     status = image.path.stat()
@@ -183,7 +183,7 @@ def _same_file(before: Source, now: os.stat_result) -> bool:
     return (before.size, before.mtime_ns) == (now.st_size, now.st_mtime_ns)
 
 
-def _count(result: IndexResult, placed: Placed, refusals: Refusals) -> None:
+def _count(result: IndexResult, placed: PutResult, refusals: Refusals) -> None:
     if placed.error is not None:
         result.refused += 1
         refusals.add(placed.id, placed.error)
@@ -195,7 +195,7 @@ def _count(result: IndexResult, placed: Placed, refusals: Refusals) -> None:
         result.unchanged += 1
 
 
-def _prune(listing: ImageList, known: Mapping[str, Known], sink: Sink) -> int:
+def _prune(listing: ImageList, known: Mapping[str, IndexedFile], sink: Sink) -> int:
     listed = {image.id for image in listing.images}
     root = listing.root.absolute()
     # Only what came from under this root: points that were indexed from another folder are not ours to delete.

@@ -16,9 +16,9 @@ from backbone.artifact import load_artifact
 from backbone.decode import ALL_FORMATS, DecodeLimits
 from service.embedding.embedder import Answer, Embedder
 from service.embedding.models import start_model
-from service.ingestion.incoming import Incoming, Placed
+from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.ingest import ingest
-from service.ingestion.sinks import Known
+from service.ingestion.sinks import IndexedFile
 from service.library.library import Collection, Library
 from service.points import Keep
 from service.settings import Settings
@@ -29,19 +29,19 @@ _LEAST_QUEUE_IMAGES = 256  # more than the job ever has under way: its own queue
 class LocalSink:
     """A collection of this process, with the embedder of its model, which starts when it is needed."""
 
-    def __init__(self, collection: Collection, embedder: Late[Embedder]) -> None:
+    def __init__(self, collection: Collection, embedder: Once[Embedder]) -> None:
         self._collection = collection
         self._embedder = embedder
 
-    def known(self) -> Mapping[str, Known]:
+    def known(self) -> Mapping[str, IndexedFile]:
         """Return what was indexed from files before, by id."""
         return {
-            id_: Known(stored.content_hash, stored.label, stored.source)
+            id_: IndexedFile(stored.content_hash, stored.label, stored.source)
             for id_, stored in self._collection.sources().items()
             if stored.source is not None
         }
 
-    def put(self, items: Sequence[Incoming]) -> Sequence[Placed]:
+    def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
         """Embed and store images, replacing other content under their ids; return when that is durable.
 
         Raises:
@@ -91,7 +91,7 @@ def open_local_sink(
             started.callback(embedder.close)
             return embedder
 
-        embedder = Late(start)
+        embedder = Once(start)
         if not any(each.name == collection for each in library.collections()):
             embedder.get()  # every image will need it, and a network that does not compute leaves no empty collection behind
         made, _ = library.create(collection, artifact.fingerprint, artifact.manifest.dimension, keep)
@@ -101,7 +101,7 @@ def open_local_sink(
 Made = TypeVar("Made")
 
 
-class Late(Generic[Made]):
+class Once(Generic[Made]):
     """Something that is made when it is first asked for, and once, however many threads ask."""
 
     def __init__(self, make: Callable[[], Made]) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.ingestion.incoming import Incoming, Placed
+from service.ingestion.incoming import Incoming, PutResult
 from service.points import Source
 
 
 @dataclass(frozen=True)
-class Known:
+class IndexedFile:
     """What a collection holds of a file that was indexed before."""
 
     content_hash: bytes
@@ -22,10 +22,10 @@ class Known:
 class Sink(Protocol):
     """Where points go: a collection of this process, or one behind HTTP. `put` is called from several threads at once."""
 
-    def known(self) -> Mapping[str, Known]:
+    def known(self) -> Mapping[str, IndexedFile]:
         """Return what was indexed from files before, by id."""
 
-    def put(self, items: Sequence[Incoming]) -> Sequence[Placed]:
+    def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
         """Embed and store images, replacing other content under their ids; return when that is durable."""
 
     def delete(self, ids: Sequence[str]) -> int:

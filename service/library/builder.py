@@ -40,10 +40,10 @@ class Stopped(Exception):
 
 
 @dataclass(eq=False)
-class Subject:
+class IndexedCollection:
     """One collection, as the builder sees it."""
 
-    belonging: segment_files.Belonging
+    identity: segment_files.SegmentIdentity
     index: VectorIndex
     dropped: bool = False
     waiting: bool = False  # to be built, or being built
@@ -63,21 +63,21 @@ class Builder:
         self._database = database
         self._folder = folder
         self._threads = threads
-        self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[IndexedCollection | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="library-builder", daemon=True)
         self._thread.start()
 
-    def consider(self, subject: Subject) -> None:
+    def consider(self, subject: IndexedCollection) -> None:
         """Look at a collection that was written to, and queue it where it has grown enough. While no write can come between."""
         if not subject.waiting and subject.wants() and time.monotonic() >= subject.not_before:
             subject.waiting = True
             self._queue.put(subject)
 
-    def drop(self, subject: Subject) -> None:
+    def drop(self, subject: IndexedCollection) -> None:
         """Stop building for a collection that was dropped, and delete its files."""
         subject.dropped = True
-        segment_files.clear(segment_files.folder_of(self._folder, subject.belonging.collection))
+        segment_files.clear(segment_files.folder_of(self._folder, subject.identity.collection))
 
     def close(self) -> None:
         """Stop what is being built. A second call does nothing."""
@@ -95,7 +95,7 @@ class Builder:
                 # whoever writes next, after a while, brings the collection back here
                 subject.not_before, subject.anew = time.monotonic() + RETRY_S, isinstance(error, ChildFailed)
                 if not subject.dropped:  # else its files went while they were written
-                    log.warning("index_build_failed", collection=subject.belonging.collection, detail=repr(error)[:500])
+                    log.warning("index_build_failed", collection=subject.identity.collection, detail=repr(error)[:500])
             try:
                 with self._database.aligned(functools.partial(self._end, subject)):
                     pass
@@ -103,14 +103,14 @@ class Builder:
                 log.warning("index_builds_stopped", detail=str(error)[:500])
                 return
 
-    def _end(self, subject: Subject) -> None:
+    def _end(self, subject: IndexedCollection) -> None:
         """Be done with a subject, unless it has grown enough meanwhile. While no write can come between."""
         subject.index.unseal()
         subject.waiting = False
         if not self._stopping.is_set() and not subject.dropped:
             self.consider(subject)
 
-    def _build(self, subject: Subject) -> None:
+    def _build(self, subject: IndexedCollection) -> None:
         self._check(subject)
         with self._database.aligned(subject.index.seal) as (connection, view):
             tick = int(connection.execute("SELECT tick FROM clock").fetchone()[0])
@@ -118,20 +118,20 @@ class Builder:
         rows = content.rows()
         if not len(rows):
             return
-        folder = segment_files.folder_of(self._folder, subject.belonging.collection)
+        folder = segment_files.folder_of(self._folder, subject.identity.collection)
         path = folder / str(max((int(p.name) for p in segment_files.generations(folder)), default=0) + 1)
 
         def index(unfinished: Path) -> Built | None:
             if not planner.wants_approximate(len(rows)):
                 return None
-            dimension = subject.belonging.dimension
+            dimension = subject.identity.dimension
             threads = max(1, self._threads // 2)  # the other half answers: with all, searches took 3.5 times as long
             grown = None if content.grown is None else content.grown.approximate
             return build_worker.build(unfinished, dimension, threads, lambda: self._check(subject), grown)
 
         blocks = self._watched(subject, content.blocks())
         into = VECTORS if content.grown is None else MORE
-        main = segment_files.write(path, subject.belonging, tick, rows, blocks, index, into).segment
+        main = segment_files.write(path, subject.identity, tick, rows, blocks, index, into).segment
         main = main.without(content.dead())
         self._database.write(lambda _: None, lambda _: subject.index.swap(main))
         subject.anew = False
@@ -139,12 +139,12 @@ class Builder:
         if subject.dropped:  # while it was being written
             segment_files.clear(folder)
 
-    def _watched(self, subject: Subject, blocks: Iterator[Vector]) -> Iterator[Vector]:
+    def _watched(self, subject: IndexedCollection, blocks: Iterator[Vector]) -> Iterator[Vector]:
         for block in blocks:
             self._check(subject)
             yield block
 
-    def _check(self, subject: Subject) -> None:
+    def _check(self, subject: IndexedCollection) -> None:
         if self._stopping.is_set() or subject.dropped:
             raise Stopped
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from sqlite3 import Connection
 
-from service.library.snapshot import Moment
+from service.library.snapshot import Snapshot
 from service.store.filters import LABELLED, Filter, Ids
 from service.store.records import Records
 
@@ -23,7 +23,7 @@ class ClassSizes:
         self._known: OrderedDict[Filter | None, tuple[int, Mapping[str, int]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def among(self, now: Moment, condition: Filter | None) -> Mapping[str, int]:
+    def among(self, now: Snapshot, condition: Filter | None) -> Mapping[str, int]:
         """Return the sizes at a moment, by label, of the points that a condition selects; None selects all."""
         with self._lock:
             version, sizes = self._known.get(condition, (-1, {}))
@@ -37,7 +37,7 @@ class ClassSizes:
                 self._known.popitem(last=False)
         return sizes
 
-    def without(self, now: Moment, condition: Filter | None, id_: str | None) -> Mapping[str, int]:
+    def without(self, now: Snapshot, condition: Filter | None, id_: str | None) -> Mapping[str, int]:
         """Return the same sizes as if the point with this id were not there."""
         sizes = self.among(now, condition)
         if id_ is None:

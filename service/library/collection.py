@@ -13,11 +13,11 @@ from backbone.vote import NEIGHBOURS, TEMPERATURE, Weighting
 from service.analysis.classification import classify
 from service.analysis.clusterings import Clusterings
 from service.analysis.grouping import Recipe
-from service.analysis.point_set import UNLABELLED, Holdings
+from service.analysis.point_set import UNLABELLED, PointSet
 from service.analysis.voting import Balance, Voting
 from service.errors import CollectionEmpty, CollectionMissing, DuplicateId, FilterInvalid
 from service.index.vector_index import Rows, View
-from service.library.builder import Builder, Subject
+from service.library.builder import Builder, IndexedCollection
 from service.library.class_sizes import ClassSizes
 from service.library.search import Search, SearchOptions, vectors_of
 from service.points import (
@@ -58,13 +58,13 @@ class Collection:
     those that write also raise StorageFull.
     """
 
-    def __init__(self, database: Database, builder: Builder, subject: Subject, name: str, keep: Keep) -> None:
+    def __init__(self, database: Database, builder: Builder, subject: IndexedCollection, name: str, keep: Keep) -> None:
         """Start with the index of what is in the records, which the builder keeps fit."""
         self.name = name
         self.keep: Keep = keep
-        self.number = subject.belonging.collection
-        self.fingerprint = subject.belonging.fingerprint
-        self.dimension = subject.belonging.dimension
+        self.number = subject.identity.collection
+        self.fingerprint = subject.identity.fingerprint
+        self.dimension = subject.identity.dimension
         self.subject = subject
         self.dropped = False  # set by the library, in the writer thread
         self._database = database
@@ -148,7 +148,7 @@ class Collection:
         """Return one point. Raises PointMissing."""
         self._alive()
         check_id(id)
-        with self._search.moment() as now:
+        with self._search.snapshot() as now:
             return _points([self._records.point(now.connection, id)], now.view if with_vector else None)[0]
 
     def picture(self, id: str) -> bytes | None:  # noqa: A002
@@ -186,7 +186,7 @@ class Collection:
         self._alive()
         listing = f"points of {self.number}"
         after = "" if cursor is None else read_cursor(cursor, listing, check_id)
-        with self._search.moment() as now:
+        with self._search.snapshot() as now:
             found = self._records.page(now.connection, filter or EVERYTHING, after, limit + 1)
             page = _points(found[:limit], now.view if with_vector else None)
         return page, write_cursor(listing, page[-1].id) if page and len(found) > limit else None
@@ -200,7 +200,7 @@ class Collection:
     def stats(self) -> CollectionStats:
         """Return figures of the collection and its index."""
         self._alive()
-        with self._search.moment() as now:
+        with self._search.snapshot() as now:
             labels = self._records.labels(now.connection)
         approximate = None if now.view.main is None else now.view.main.approximate
         return CollectionStats(
@@ -216,17 +216,17 @@ class Collection:
             labelled=sum(labels.values()),
         )
 
-    def holdings(self) -> Holdings:
+    def point_set(self) -> PointSet:
         """Return all points as they are at this moment, for work that looks at every one of them."""
         self._alive()
-        with self._search.moment() as now:
+        with self._search.snapshot() as now:
             by_row = self._records.labels_by_row(now.connection)
             rows = now.view.rows()
         names = tuple(sorted(set(by_row.values())))
         number = {name: i for i, name in enumerate(names)}
         labels = np.full(len(rows), UNLABELLED)
         labels[np.searchsorted(rows, list(by_row))] = [number[label] for label in by_row.values()]
-        return Holdings(rows, labels, names, now.view)
+        return PointSet(rows, labels, names, now.view)
 
     def matching(self, filter: Filter) -> Rows:  # noqa: A002
         """Return the rows of the points that a filter selects, ascending."""
@@ -287,14 +287,14 @@ class Collection:
             raise CollectionEmpty("no labelled point is there to vote; put points with labels first.")
         sizes = None
         if balance == "inverse":
-            with self._search.moment() as now:
+            with self._search.snapshot() as now:
                 sizes = [self._class_sizes.without(now, filter, id_) for id_ in exclude or [None] * len(hits)]
         return classify(hits, Voting(temperature, weighting, balance), reject_below, sizes)
 
     def cluster(self, recipe: Recipe, progress: Callable[[float], None]) -> str:
         """Group the points; return the id of the clustering. Raises Invalid, CollectionEmpty, and what `progress` raises."""
         self._alive()
-        return self._clusterings.create(self.holdings(), recipe, progress)
+        return self._clusterings.create(self.point_set(), recipe, progress)
 
     def clusterings(self) -> list[Clustering]:
         """Return the finished clusterings, oldest first."""

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 import numpy as np
 
 from service.index.row_set import RowSet
-from service.library.snapshot import Moment
+from service.library.snapshot import Snapshot
 from service.points import Rows
 from service.store.filters import Condition
 from service.store.records import Records
@@ -21,7 +21,7 @@ KEPT_SELECTIONS = 8  # a browsing user repeats one or two; a million rows take 8
 KEPT_CHANGES = 50_000  # changed rows that are remembered; to ask about more takes as long as to begin anew
 
 
-class Selections:
+class FilterCache:
     """The row sets of recent filters of one collection."""
 
     def __init__(self, records: Records) -> None:
@@ -41,7 +41,7 @@ class Selections:
                 self._since, forgotten = self._changes.popleft()
                 self._changed -= len(forgotten)
 
-    def select(self, now: Moment, condition: Condition) -> RowSet:
+    def select(self, now: Snapshot, condition: Condition) -> RowSet:
         """Return the rows that a condition selects at a moment."""
         key = repr(condition)  # for 1 and True are equal, and differ in a filter
         with self._lock:
@@ -61,7 +61,7 @@ class Selections:
                 self._known.popitem(last=False)
         return selected
 
-    def _brought_up(self, now: Moment, condition: Condition, known: RowSet, changes: list[Rows]) -> RowSet:
+    def _brought_up(self, now: Snapshot, condition: Condition, known: RowSet, changes: list[Rows]) -> RowSet:
         if not any(len(rows) for rows in changes):
             return known
         rows = np.unique(np.concatenate(changes))

@@ -27,7 +27,7 @@ from backbone.durable import DirectoryLock, lock_directory
 from service.errors import CollectionConflict, CollectionMissing, FingerprintMismatch
 from service.index import segment_files
 from service.index.vector_index import VectorIndex
-from service.library.builder import Builder, Subject
+from service.library.builder import Builder, IndexedCollection
 from service.library.collection import Collection
 from service.library.jobs import Jobs
 from service.library.recovery import start
@@ -156,8 +156,8 @@ class Library:
         start_purge(self._database)
 
     def _collection(self, number: int, name: str, fingerprint: str, dimension: int, keep: Keep) -> Collection:
-        belonging = segment_files.Belonging(self._epoch, number, fingerprint, dimension)
-        subject = Subject(belonging, VectorIndex(dimension, self._threads))
+        identity = segment_files.SegmentIdentity(self._epoch, number, fingerprint, dimension)
+        subject = IndexedCollection(identity, VectorIndex(dimension, self._threads))
         return Collection(self._database, self._builder, subject, name, keep)
 
     def _load(self) -> None:

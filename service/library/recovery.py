@@ -10,7 +10,7 @@ import structlog
 
 from service.errors import LibraryInvalid
 from service.index import segment_files
-from service.library.builder import Subject
+from service.library.builder import IndexedCollection
 from service.points import Rows
 from service.store.stored_vectors import read_rows, vectors_of_rows
 
@@ -19,21 +19,21 @@ COMPARED_VECTORS = 64  # of the snapshot, with the records: finds a database tha
 log = structlog.get_logger("service")
 
 
-def start(connection: sqlite3.Connection, folder: Path, subject: Subject) -> int:
+def start(connection: sqlite3.Connection, folder: Path, subject: IndexedCollection) -> int:
     """Begin a collection's index with its newest good snapshot; return the greatest row that need not be read any more.
 
     What is damaged, or belongs to another state of the library, is left and deleted: 0, and all rows are read.
     """
-    belonging = subject.belonging
-    home = segment_files.folder_of(folder, belonging.collection)
+    identity = subject.identity
+    home = segment_files.folder_of(folder, identity.collection)
     tick = int(connection.execute("SELECT tick FROM clock").fetchone()[0])
     for path in segment_files.generations(home):
         try:
-            main = segment_files.read(path, belonging, tick)
-            alive = read_rows(connection, belonging.collection, main.last_row, known=main.segment.count)
+            main = segment_files.read(path, identity, tick)
+            alive = read_rows(connection, identity.collection, main.last_row, known=main.segment.count)
             _compare(connection, main.segment.rows if alive is None else alive, main)
-        except segment_files.Doubt as doubt:
-            log.warning("snapshot_refused", collection=belonging.collection, detail=str(doubt)[:500])
+        except segment_files.SegmentRejected as doubt:
+            log.warning("snapshot_refused", collection=identity.collection, detail=str(doubt)[:500])
             continue
         subject.index.start_from(main.segment, alive)
         segment_files.clear(home, keep=path)
@@ -42,17 +42,17 @@ def start(connection: sqlite3.Connection, folder: Path, subject: Subject) -> int
     return 0
 
 
-def _compare(connection: sqlite3.Connection, alive: Rows, main: segment_files.Main) -> None:
-    """Raise Doubt unless the rows that are there are the snapshot's, and some of the vectors are the same."""
+def _compare(connection: sqlite3.Connection, alive: Rows, main: segment_files.MainSegment) -> None:
+    """Raise SegmentRejected unless the rows that are there are the snapshot's, and some of the vectors are the same."""
     if not len(alive):
         return
     at = main.segment.positions(alive)
     if len(at) != len(alive):
-        raise segment_files.Doubt("the library has rows that it lacks")
+        raise segment_files.SegmentRejected("the library has rows that it lacks")
     some = np.unique(np.linspace(0, len(alive) - 1, COMPARED_VECTORS).astype(np.int64))
     try:
         kept = vectors_of_rows(connection, alive[some], main.segment.vectors.shape[1])
     except LibraryInvalid as damaged:  # what the database says of it comes when all of it is read
-        raise segment_files.Doubt(str(damaged)) from damaged
+        raise segment_files.SegmentRejected(str(damaged)) from damaged
     if not np.array_equal(kept, main.segment.vectors[at[some]]):
-        raise segment_files.Doubt("it holds other vectors than the library")
+        raise segment_files.SegmentRejected("it holds other vectors than the library")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.concurrency.flat_combining import Company
+from service.concurrency.flat_combining import FlatCombiner
 from service.index.vector_index import BATCH_QUERIES, NO_ROW, Rows, VectorIndex, View
-from service.library.filter_cache import Selections
-from service.library.snapshot import Moment
+from service.library.filter_cache import FilterCache
+from service.library.snapshot import Snapshot
 from service.points import Hit, Vector
 from service.store.database import Database
 from service.store.filters import Condition
@@ -69,29 +69,29 @@ class Search:
         self._records = records
         self._index = index
         self._version = 0  # counts the writes that reached this collection; moves only while no aligned reader looks
-        self._selections = Selections(records)
+        self._filter_cache = FilterCache(records)
         self._grown = grown
-        self._company = Company(self._find, index.view().threads)
+        self._combiner = FlatCombiner(self._find, index.view().threads)
 
     def follow(self, change: Change) -> None:
         """Bring the index to a commit. For the `then` of a write only."""
         self._version += 1
         self._index.remove(change.removed)
         self._index.add(change.added, change.vectors)
-        self._selections.note(self._version, np.concatenate([change.removed, change.amended, change.added]))
+        self._filter_cache.note(self._version, np.concatenate([change.removed, change.amended, change.added]))
         self._grown()
 
     @contextmanager
-    def moment(self) -> Iterator[Moment]:
+    def snapshot(self) -> Iterator[Snapshot]:
         """Yield the collection as one commit left it."""
         with self._database.aligned(lambda: (self._version, self._index.view())) as (connection, (version, view)):
-            yield Moment(connection, view, version)
+            yield Snapshot(connection, view, version)
 
     def nearest(self, queries: Vector, limit: int, options: SearchOptions) -> list[list[Hit]]:
         """Return up to `limit` hits for each of the unit vectors [Q, D], best first."""
         # one more than wanted, where one may be left out
         asked = _Asked(queries, limit + (options.exclude is not None), options.condition, options.exact)
-        found = self._company.ask(asked) if len(queries) < BATCH_QUERIES else self._find([asked])[0]
+        found = self._combiner.ask(asked) if len(queries) < BATCH_QUERIES else self._find([asked])[0]
         left_out = options.exclude or [None] * len(queries)
         return [
             self._hits(found.view, found.points, *query, options, limit)
@@ -104,10 +104,10 @@ class Search:
         for i, each in enumerate(asked):
             groups.setdefault(each.kind, []).append(i)
         found: dict[int, tuple[Vector, Rows]] = {}
-        with self.moment() as now:
+        with self.snapshot() as now:
             for indices in groups.values():
                 first = asked[indices[0]]
-                allowed = None if first.condition is None else self._selections.select(now, first.condition)
+                allowed = None if first.condition is None else self._filter_cache.select(now, first.condition)
                 queries = np.concatenate([asked[i].queries for i in indices])
                 scores, rows = now.view.search(queries, first.wanted, allowed, first.exact)
                 ends = np.cumsum([len(asked[i].queries) for i in indices])[:-1]

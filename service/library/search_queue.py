@@ -16,21 +16,21 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from service.concurrency.flat_combining import MOST
-from service.concurrency.throughput import Pace
+from service.concurrency.throughput import Throughput
 from service.errors import DeadlinePassed, Saturated
 
 T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
-class Turn:
+class Slot:
     """The turn of one request, which holds so many queries."""
 
     queries: int
-    come: asyncio.Event = field(default_factory=asyncio.Event)
+    granted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class SearchLine:
+class SearchQueue:
     """The line in front of all searches of a service. Used by the event loop alone.
 
     Each search has a thread. More of them run than there are cores, for searches of one collection that come at the same time are
@@ -51,10 +51,10 @@ class SearchLine:
         self._deadline_s = deadline_s
         self._threads = CapacityLimiter(self._at_once)  # one for each turn that has come, so that none waits here
         self._running = 0
-        self._waiting: dict[Turn, None] = {}  # in the order of their coming
+        self._waiting: dict[Slot, None] = {}  # in the order of their coming
         self._queries = 0  # of those that wait
         self._ended = 0
-        self._pace = Pace(passes=4 * self._at_once)  # what runs at once ends at once, so a few rounds
+        self._pace = Throughput(passes=4 * self._at_once)  # what runs at once ends at once, so a few rounds
 
     @property
     def running(self) -> int:
@@ -81,49 +81,49 @@ class SearchLine:
         return None
 
     @contextmanager
-    def turn(self, queries: int) -> Iterator[Turn]:
+    def slot(self, queries: int) -> Iterator[Slot]:
         """Stand in line inside the block, and hold a place from when the turn has come. Raises Saturated."""
         if (refusal := self.refusal()) is not None:
             raise refusal
-        turn = Turn(queries)
-        self._waiting[turn] = None
+        slot = Slot(queries)
+        self._waiting[slot] = None
         self._queries += queries
         self._let_in()
         try:
-            yield turn
+            yield slot
         finally:
-            if turn.come.is_set():
+            if slot.granted.is_set():
                 self._running -= 1
                 self._let_in()
             else:
-                self._leave(turn)
+                self._leave(slot)
 
-    async def reach(self, turn: Turn) -> None:
+    async def reach(self, slot: Slot) -> None:
         """Wait until the turn has come. Raises DeadlinePassed."""
         try:
             async with asyncio.timeout(self._deadline_s):
-                await turn.come.wait()
+                await slot.granted.wait()
         except TimeoutError:
             raise DeadlinePassed("the search waited longer than its request may take; send it again later.") from None
 
-    async def run(self, turn: Turn, work: Callable[[], T]) -> T:
+    async def run(self, slot: Slot, work: Callable[[], T]) -> T:
         """Search in a thread, when the turn has come. Raises what `work` raises."""
-        assert turn.come.is_set()
+        assert slot.granted.is_set()
         begun = time.monotonic()
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
         finally:
             self._ended += 1
-            self._pace.passed(turn.queries, begun, time.monotonic())
+            self._pace.record(slot.queries, begun, time.monotonic())
 
     def _let_in(self) -> None:
         """Let the first in line in, while there is a place for one."""
         while self._waiting and self._running < self._at_once:
-            turn = next(iter(self._waiting))
-            self._leave(turn)
+            slot = next(iter(self._waiting))
+            self._leave(slot)
             self._running += 1
-            turn.come.set()
+            slot.granted.set()
 
-    def _leave(self, turn: Turn) -> None:
-        del self._waiting[turn]
-        self._queries -= turn.queries
+    def _leave(self, slot: Slot) -> None:
+        del self._waiting[slot]
+        self._queries -= slot.queries

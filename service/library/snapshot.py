@@ -9,7 +9,7 @@ from service.index.vector_index import View
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """A connection that reads the records, the index of the same commit, and how many writes the collection had by then."""
 
     connection: Connection

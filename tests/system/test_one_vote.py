@@ -86,7 +86,7 @@ def test_leaving_one_out_agrees_with_eval_s_neighbours_and_with_scikit_learn(lib
     x, labels = x[:900], labels[:900]
     ks = [1, 5, 10, 20, 100]
     scores, rows = nearest(x, x, max(ks), exclude_self=True)
-    found = evaluate(fill(library, x, labels).holdings().labelled(), ks, Voting(), True, lambda _: None)
+    found = evaluate(fill(library, x, labels).point_set().labelled(), ks, Voting(), True, lambda _: None)
     for k in ks:
         by_vote = vote(scores[:, :k], labels[rows[:, :k]], 10).argmax(axis=1)
         assert found.accuracy[str(k)] == np.mean(by_vote == labels)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.analysis.duplicates import DuplicateGroup, find_duplicates
 from service.analysis.outliers import find_outliers
-from service.analysis.point_set import Holdings
+from service.analysis.point_set import PointSet
 from service.api.dependencies import CollectionDep
 from service.api.openapi import problems
 from service.api.requests import DuplicatesBody, OutliersBody
@@ -61,19 +61,19 @@ async def _as_job(request: Request, collection: Collection, kind: str, work: Wor
 
 
 def _duplicates(collection: Collection, body: DuplicatesBody, progress: Progress) -> dict[str, Any]:
-    holdings = _holdings(collection)
+    point_set = _point_set(collection)
     sides = None
     if body.across is not None:
         one, other = (collection.matching(Filter(must=(Match(body.key, (value,)),))) for value in body.across)
         sides = one, other
-    found = find_duplicates(holdings, body.threshold, body.limit, progress, body.exact, sides)
-    points = collection.by_rows(np.concatenate([holdings.rows[:0], *(group.rows for group in found.groups)]))
+    found = find_duplicates(point_set, body.threshold, body.limit, progress, body.exact, sides)
+    points = collection.by_rows(np.concatenate([point_set.rows[:0], *(group.rows for group in found.groups)]))
     return {
         "groups": [_group(group, points) for group in found.groups],
         "total": found.total,
         "duplicates": found.duplicates,
         "capped": found.capped,
-        "points": len(holdings),
+        "points": len(point_set),
         "threshold": body.threshold,
     }
 
@@ -86,22 +86,22 @@ def _group(group: DuplicateGroup, points: dict[int, Point]) -> dict[str, Any]:
 
 
 def _outliers(collection: Collection, body: OutliersBody, progress: Progress) -> dict[str, Any]:
-    holdings = _holdings(collection)
-    found = find_outliers(holdings, body.k, body.limit, progress, body.exact)
+    point_set = _point_set(collection)
+    found = find_outliers(point_set, body.k, body.limit, progress, body.exact)
     points = collection.by_rows(found.rows)
     result = [
         {"id": points[row].id, "score": score, "label": points[row].label}
         for row, score in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         if row in points
     ]
-    return {"result": result, "points": len(holdings)}
+    return {"result": result, "points": len(point_set)}
 
 
-def _holdings(collection: Collection) -> Holdings:
-    holdings = collection.holdings()
-    if not len(holdings):
+def _point_set(collection: Collection) -> PointSet:
+    point_set = collection.point_set()
+    if not len(point_set):
         raise _empty(collection)
-    return holdings
+    return point_set
 
 
 def _empty(collection: Collection) -> CollectionEmpty:

@@ -17,7 +17,7 @@ from service.api.openapi import body, files, problems, reference
 from service.api.requests import EmbedBody
 from service.api.responses import EmbedAnswer
 from service.api.scopes import ScopedRoute, reads
-from service.concurrency.cooperative import Turns
+from service.concurrency.cooperative import Yielder
 from service.embedding.embedder import Embedded
 from service.embedding.models import LoadedModel
 from service.errors import ItemsRefused, MalformedRequest
@@ -72,8 +72,8 @@ async def embed(
         matrix = await run_in_threadpool(lambda: to_npy(_matrix(answers, dtype)))
         return Response(matrix, media_type=NPY_TYPE)
     hold(request, _NUMBER_BYTES * sum(answer.vector.size for answer in answers if isinstance(answer, Embedded)))
-    turns = Turns()
-    data = json_list([await _item(request, index, answer, turns) for index, answer in enumerate(answers)])
+    yielder = Yielder()
+    data = json_list([await _item(request, index, answer, yielder) for index, answer in enumerate(answers)])
     rest = orjson.dumps({"model": model.name, "fingerprint": fingerprint})
     return PartsResponse([b'{"data":', *data, b",", rest[1:]], media_type="application/json")
 
@@ -116,10 +116,10 @@ async def _read_list(request: Request, settings: Settings) -> list[bytes | Excep
     return images
 
 
-async def _item(request: Request, index: int, answer: Embedded | Exception, turns: Turns) -> list[bytes]:
+async def _item(request: Request, index: int, answer: Embedded | Exception, yielder: Yielder) -> list[bytes]:
     """Return an answer as JSON, in parts."""
     if isinstance(answer, Embedded):
-        return [b'{"index":%d,"embedding":' % index, *await json_numbers(answer.vector, turns), b"}"]
+        return [b'{"index":%d,"embedding":' % index, *await json_numbers(answer.vector, yielder), b"}"]
     return [orjson.dumps({"index": index, "error": _problem(request, answer)})]
 
 

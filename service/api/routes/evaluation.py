@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.analysis.label_issues import LabelIssue, find_label_issues
 from service.analysis.leave_one_out import evaluate
-from service.analysis.point_set import Holdings
+from service.analysis.point_set import PointSet
 from service.analysis.voting import LEAST_VOTERS, Voting
 from service.api.dependencies import CollectionDep
 from service.api.openapi import problems
@@ -82,19 +82,19 @@ def _voting(body: EvaluateBody | LabelIssuesBody) -> Voting:
     return Voting(body.temperature, body.weighting, body.balance)
 
 
-def _labelled(collection: Collection, chosen: Filter) -> Holdings:
+def _labelled(collection: Collection, chosen: Filter) -> PointSet:
     """Return the labelled points that a filter selects."""
-    holdings = collection.holdings()
+    point_set = collection.point_set()
     if chosen == Filter(must=(LABELLED,)):
-        return holdings.labelled()
+        return point_set.labelled()
     # a point that lost its label in between is out of both
-    rows = np.isin(holdings.rows, collection.matching(chosen), assume_unique=True)
-    return holdings.subset(np.flatnonzero(rows)).labelled()
+    rows = np.isin(point_set.rows, collection.matching(chosen), assume_unique=True)
+    return point_set.subset(np.flatnonzero(rows)).labelled()
 
 
 def _label_issues(collection: Collection, body: LabelIssuesBody, chosen: Filter, progress: Progress) -> dict[str, Any]:
-    holdings = _labelled(collection, chosen)
-    found = find_label_issues(holdings, body.k, body.limit, _voting(body), body.exact, progress)
+    point_set = _labelled(collection, chosen)
+    found = find_label_issues(point_set, body.k, body.limit, _voting(body), body.exact, progress)
     rows = [row for issue in found.issues for row in (issue.row, *(each.row for each in issue.neighbours))]
     points = collection.by_rows(np.array(rows, np.int64))
     result = [_issue(issue, points) for issue in found.issues if issue.row in points]

@@ -15,7 +15,7 @@ from service.api.openapi import body, file, files, problems, reference
 from service.api.requests import PointIn, PutPointsBody, exactly_one
 from service.api.responses import Problem, PutAnswer, PutItem
 from service.api.scopes import ScopedRoute
-from service.concurrency.cooperative import Turns
+from service.concurrency.cooperative import Yielder
 from service.embedding.embedder import Answer
 from service.errors import Invalid, MalformedRequest
 from service.http.bodies import (
@@ -32,7 +32,7 @@ from service.http.bodies import (
 from service.http.body_limits import bytes_of_values, hold
 from service.http.content_type import JSON, MULTIPART, kind_of
 from service.http.problems import item_problem, log_failure
-from service.ingestion.incoming import Incoming, Placed
+from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.ingest import ingest
 from service.library.library import Collection
 from service.points import UNSET, hash_image, hash_vector
@@ -84,7 +84,9 @@ async def put_points(request: Request, collection: CollectionDep) -> PutAnswer:
     )
 
 
-async def put_all(request: Request, collection: Collection, items: Sequence[Incoming], replace: bool) -> list[Placed]:
+async def put_all(
+    request: Request, collection: Collection, items: Sequence[Incoming], replace: bool
+) -> list[PutResult]:
     """Ingest in a thread of its own kind, so that puts that wait for the network never hold up searches.
 
     Raises:
@@ -100,7 +102,7 @@ async def put_all(request: Request, collection: Collection, items: Sequence[Inco
         count_stages(request, answers)
         return answers
 
-    def work() -> list[Placed]:
+    def work() -> list[PutResult]:
         return ingest(collection, items, embed, replace)
 
     return await anyio.to_thread.run_sync(work, limiter=service.waiting_threads)
@@ -111,10 +113,10 @@ def _check_sizes(points: Sequence[PointIn], images: int, settings: Settings) -> 
     check_count(range(images), settings.max_request_images, "images")
 
 
-async def _from_json(points: Sequence[PointIn]) -> AsyncIterator[Incoming | Placed]:
-    turns = Turns()
+async def _from_json(points: Sequence[PointIn]) -> AsyncIterator[Incoming | PutResult]:
+    yielder = Yielder()
     for index, point in enumerate(points):
-        await turns.give()
+        await yielder.yield_if_due()
         if (point.vector is None) == (point.image is None):
             raise Invalid(f"points.{index}: give either vector or image.")
         if point.vector is not None:
@@ -124,12 +126,12 @@ async def _from_json(points: Sequence[PointIn]) -> AsyncIterator[Incoming | Plac
         try:
             yield _with_image(point, await decode_base64(point.image))
         except (MalformedRequest, ImageRefused) as error:
-            yield Placed(point.id, error=error)
+            yield PutResult(point.id, error=error)
 
 
 async def _from_form(
     request: Request, collection: Collection, settings: Settings
-) -> tuple[PutPointsBody, list[Incoming | Placed]]:
+) -> tuple[PutPointsBody, list[Incoming | PutResult]]:
     async with read_form(request, settings.max_request_images + 1, settings.max_body_bytes) as form:
         text = await form_text(form, "points")
         hold(request, bytes_of_values(text))
@@ -182,7 +184,7 @@ def _incoming(
     )
 
 
-def _answer(request: Request, placed: Placed) -> PutItem:
+def _answer(request: Request, placed: PutResult) -> PutItem:
     if placed.error is None:
         return PutItem(id=placed.id, status=placed.status)
     problem = item_problem(placed.error)

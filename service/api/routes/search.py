@@ -22,7 +22,7 @@ from service.api.responses import (
     QueryBatchAnswer,
 )
 from service.api.scopes import ScopedRoute, reads
-from service.concurrency.cooperative import Turns
+from service.concurrency.cooperative import Yielder
 from service.http.bodies import check_count, parse_object, read_image, read_json
 from service.http.body_limits import hold
 from service.http.content_type import IMAGE, JSON, json_only, kind_of
@@ -168,10 +168,10 @@ def _nearest(
 
 async def _written(hits: Sequence[Hit], options: QueryBody | QueryParams) -> list[bytes]:
     """Return hits as the parts of a JSON list."""
-    turns, items = Turns(), []
+    yielder, items = Yielder(), []
     for hit in hits:
         items.append([_hit(hit, options).model_dump_json(exclude_unset=True).encode()])
-        await turns.give()
+        await yielder.yield_if_due()
     return json_list(items)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service.analysis import duplicates
 from service.analysis.duplicates import Duplicates, find_duplicates
-from service.analysis.point_set import Holdings
+from service.analysis.point_set import PointSet
 from service.errors import JobCancelled
 from service.index.vector_index import VectorIndex
 from service.points import unit_rows
@@ -18,7 +18,7 @@ def nothing(_: float) -> None:
     """Take no notice of progress."""
 
 
-def holdings_of(vectors: npt.ArrayLike, labels: list[str | None] | None = None, gaps: int = 3) -> Holdings:
+def holdings_of(vectors: npt.ArrayLike, labels: list[str | None] | None = None, gaps: int = 3) -> PointSet:
     """Return holdings of vectors [B, D] whose rows have gaps, some of them by deletion."""
     units = unit_rows(vectors, np.shape(vectors)[1])
     index = VectorIndex(units.shape[1])
@@ -28,7 +28,7 @@ def holdings_of(vectors: npt.ArrayLike, labels: list[str | None] | None = None, 
     index.remove(np.setdiff1d(rows, kept))
     names = tuple(sorted({label for label in labels or [] if label is not None}))
     numbers = [-1 if label is None else names.index(label) for label in labels or [None] * len(units)]
-    return Holdings(kept, np.array(numbers), names, index.view())
+    return PointSet(kept, np.array(numbers), names, index.view())
 
 
 def by_hand(
@@ -50,8 +50,8 @@ def by_hand(
     return groups
 
 
-def as_sets(found: Duplicates, holdings: Holdings) -> dict[frozenset[int], float]:
-    return {frozenset(np.searchsorted(holdings.rows, g.rows).tolist()): g.score for g in found.groups}
+def as_sets(found: Duplicates, point_set: PointSet) -> dict[frozenset[int], float]:
+    return {frozenset(np.searchsorted(point_set.rows, g.rows).tolist()): g.score for g in found.groups}
 
 
 def clumps(seed: int, count: int) -> npt.NDArray[np.float64]:
@@ -69,18 +69,18 @@ def clumps(seed: int, count: int) -> npt.NDArray[np.float64]:
     st.integers(0, 10_000), st.integers(2, duplicates.LISTED), st.sampled_from([0.5, 0.9, 0.95, 0.99]), st.booleans()
 )
 def test_groups_are_those_that_all_pairs_make(seed: int, count: int, threshold: float, across: bool) -> None:
-    holdings = holdings_of(clumps(seed, count))
-    units = holdings.vectors().astype(np.float64)
+    point_set = holdings_of(clumps(seed, count))
+    units = point_set.vectors().astype(np.float64)
     pair = np.ones((count, count), np.bool_)
     sides = None
     if across:
         side = np.random.default_rng(seed).integers(3, size=count)  # a third on neither side
         pair = (side[:, None] == 0) & (side == 1)
         pair |= pair.T
-        sides = holdings.rows[side == 0], holdings.rows[side == 1]
-    found = find_duplicates(holdings, threshold, 1000, nothing, sides=sides)
+        sides = point_set.rows[side == 0], point_set.rows[side == 1]
+    found = find_duplicates(point_set, threshold, 1000, nothing, sides=sides)
     wanted = by_hand(units, threshold - 1e-6, pair)
-    mine = as_sets(found, holdings)
+    mine = as_sets(found, point_set)
     assert mine.keys() == wanted.keys()
     for members, score in wanted.items():
         assert mine[members] == pytest.approx(score, abs=1e-5)
@@ -91,21 +91,21 @@ def test_groups_are_those_that_all_pairs_make(seed: int, count: int, threshold: 
 
 
 def test_pairs_are_joined_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    holdings = holdings_of(clumps(3, 200))
-    whole = find_duplicates(holdings, 0.9, 1000, nothing)
+    point_set = holdings_of(clumps(3, 200))
+    whole = find_duplicates(point_set, 0.9, 1000, nothing)
     monkeypatch.setattr(duplicates, "PENDING_PAIRS", 10)
-    in_parts = find_duplicates(holdings, 0.9, 1000, nothing)
-    assert as_sets(in_parts, holdings) == as_sets(whole, holdings)
+    in_parts = find_duplicates(point_set, 0.9, 1000, nothing)
+    assert as_sets(in_parts, point_set) == as_sets(whole, point_set)
     assert len(whole.groups) > 3
 
 
 def test_equal_vectors_are_found_at_a_threshold_of_one_and_others_are_not() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 384))
-    holdings = holdings_of(np.vstack([x, 7 * x, x[:1], x[:10] + 0.01 * rng.normal(size=(10, 384))]))
-    assert (np.diag(holdings.vectors() @ holdings.vectors().T) < 1).any()  # what rounding does to some of them
-    found = find_duplicates(holdings, 1.0, 1000, nothing)
-    assert as_sets(found, holdings).keys() == {
+    point_set = holdings_of(np.vstack([x, 7 * x, x[:1], x[:10] + 0.01 * rng.normal(size=(10, 384))]))
+    assert (np.diag(point_set.vectors() @ point_set.vectors().T) < 1).any()  # what rounding does to some of them
+    found = find_duplicates(point_set, 1.0, 1000, nothing)
+    assert as_sets(found, point_set).keys() == {
         frozenset({0, 100, 200}),
         *(frozenset({i, 100 + i}) for i in range(1, 100)),
     }
@@ -115,11 +115,11 @@ def test_equal_vectors_are_found_at_a_threshold_of_one_and_others_are_not() -> N
 def test_a_chain_longer_than_any_neighbourhood_is_one_group() -> None:
     angles = np.linspace(0, np.pi / 2, 400)
     chain = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    holdings = holdings_of(chain)
-    found = find_duplicates(holdings, float(np.cos(angles[1])) - 1e-7, 10, nothing)
+    point_set = holdings_of(chain)
+    found = find_duplicates(point_set, float(np.cos(angles[1])) - 1e-7, 10, nothing)
     assert [g.size for g in found.groups] == [400]
     assert len(found.groups[0].rows) == duplicates.LISTED
-    assert found.groups[0].rows.tolist() == holdings.rows[: duplicates.LISTED].tolist()
+    assert found.groups[0].rows.tolist() == point_set.rows[: duplicates.LISTED].tolist()
 
 
 @pytest.mark.parametrize(("copies", "capped"), [(32, 0), (33, 33)])
@@ -146,17 +146,17 @@ def test_few_groups_are_listed_and_all_are_counted() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_there_may_be_nothing_to_find(count: int) -> None:
-    holdings = holdings_of(np.eye(D)[:count])
-    empty = holdings.rows[:0]
-    for sides in (None, (holdings.rows, empty), (empty, empty), (np.array([10**6]), holdings.rows)):
-        found = find_duplicates(holdings, 0.5, 10, nothing, sides=sides)
+    point_set = holdings_of(np.eye(D)[:count])
+    empty = point_set.rows[:0]
+    for sides in (None, (point_set.rows, empty), (empty, empty), (np.array([10**6]), point_set.rows)):
+        found = find_duplicates(point_set, 0.5, 10, nothing, sides=sides)
         assert (found.groups, found.total, found.duplicates, found.capped) == ([], 0, 0, 0)
 
 
 def test_progress_grows_and_stops_the_work() -> None:
-    holdings = holdings_of(clumps(0, 600))
+    point_set = holdings_of(clumps(0, 600))
     steps: list[float] = []
-    find_duplicates(holdings, 0.9, 10, steps.append)
+    find_duplicates(point_set, 0.9, 10, steps.append)
     assert steps == sorted(steps)
     assert len(steps) > 3
 
@@ -165,4 +165,4 @@ def test_progress_grows_and_stops_the_work() -> None:
             raise JobCancelled
 
     with pytest.raises(JobCancelled):
-        find_duplicates(holdings, 0.9, 10, stop)
+        find_duplicates(point_set, 0.9, 10, stop)

@@ -19,7 +19,7 @@ from backbone.vote import Weighting
 from service.analysis import leave_one_out
 from service.analysis.label_issues import EVIDENCE, LabelIssues, find_label_issues
 from service.analysis.leave_one_out import BINS, Evaluation, evaluate
-from service.analysis.point_set import Holdings
+from service.analysis.point_set import PointSet
 from service.analysis.voting import Balance, Voting
 from service.errors import CollectionEmpty, JobCancelled
 from service.index.vector_index import VectorIndex
@@ -46,12 +46,12 @@ def digits() -> tuple[Floats, Labels]:
     return x / np.linalg.norm(x, axis=1, keepdims=True), data.target.astype(np.int64)
 
 
-def holding(x: Floats, labels: Labels) -> Holdings:
+def holding(x: Floats, labels: Labels) -> PointSet:
     """Hold vectors [B, D] under labels [B], numbers of names in the order of the alphabet."""
     index = VectorIndex(x.shape[1], 1)
     rows = np.arange(1, len(x) + 1)
     index.add(rows, x)
-    return Holdings(rows, labels, tuple(f"{n:04}" for n in range(int(labels.max()) + 1)), index.view())
+    return PointSet(rows, labels, tuple(f"{n:04}" for n in range(int(labels.max()) + 1)), index.view())
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_leave_one_out_asks_each_point_what_classify_answers_for_it(
 ) -> None:
     collection.put([NewPoint("none", hash_vector([1.0] * 64), [1.0] * 64)])  # without a label it neither asks nor votes
     voting = Voting(0.1, weighting, balance)
-    found = evaluate(collection.holdings().labelled(), [3, 20], voting, True, nothing)
+    found = evaluate(collection.point_set().labelled(), [3, 20], voting, True, nothing)
     right: Counter[str] = Counter()
     pairs: Counter[tuple[str, str | None]] = Counter()
     for i in range(300):
@@ -129,10 +129,10 @@ def test_the_figures_of_the_predictions_are_scikit_learn_s(
 
 
 def test_several_k_from_one_search_are_what_each_k_alone_gives(some_digits: tuple[Floats, Labels]) -> None:
-    holdings = holding(*some_digits)
+    point_set = holding(*some_digits)
     ks = [40, 1, 7, 1000]
-    together = evaluate(holdings, ks, Voting(), True, nothing)
-    alone = {str(k): evaluate(holdings, [k], Voting(), True, nothing) for k in ks}
+    together = evaluate(point_set, ks, Voting(), True, nothing)
+    alone = {str(k): evaluate(point_set, [k], Voting(), True, nothing) for k in ks}
     assert together.accuracy == {k: each.accuracy[k] for k, each in alone.items()}
     assert together.balanced_accuracy == {k: each.balanced_accuracy[k] for k, each in alone.items()}
     best = alone[str(together.best_k)]
@@ -163,7 +163,7 @@ def test_the_best_k_is_the_smallest_of_those_with_the_best_figure(some_digits: t
 
 
 def test_the_calibration_error_is_the_definition_s(collection: Collection) -> None:
-    found = evaluate(collection.holdings().labelled(), [15], Voting(0.5), True, nothing)
+    found = evaluate(collection.point_set().labelled(), [15], Voting(0.5), True, nothing)
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
     for i in range(300):
         point = collection.point(f"{i:03}", with_vector=True)
@@ -243,9 +243,9 @@ def test_thousands_of_classes_are_counted_as_a_few_are() -> None:
 def test_a_point_without_neighbours_counts_as_wrong(
     some_digits: tuple[Floats, Labels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found_all = Holdings.neighbours
+    found_all = PointSet.neighbours
 
-    def neighbours(self: Holdings, k: int, exact: bool = False) -> Iterator[tuple[int, Floats, Labels]]:
+    def neighbours(self: PointSet, k: int, exact: bool = False) -> Iterator[tuple[int, Floats, Labels]]:
         for start, scores, positions in found_all(self, k, exact):
             if start == 0:
                 scores[:7], positions[:7] = -np.inf, -1  # as an index that finds nothing under a filter
@@ -253,7 +253,7 @@ def test_a_point_without_neighbours_counts_as_wrong(
             yield start, scores, positions
 
     x, labels = some_digits
-    monkeypatch.setattr(Holdings, "neighbours", neighbours)
+    monkeypatch.setattr(PointSet, "neighbours", neighbours)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = evaluate(holding(x[:100], labels[:100]), [5], Voting(balance="inverse"), True, nothing)
@@ -266,23 +266,23 @@ def test_a_point_without_neighbours_counts_as_wrong(
 
 @pytest.mark.parametrize("points", [0, 1])
 def test_at_least_two_points_are_needed(points: int) -> None:
-    holdings = holding(np.eye(2, dtype=np.float32), np.array([0, 1])).subset(np.arange(points))
+    point_set = holding(np.eye(2, dtype=np.float32), np.array([0, 1])).subset(np.arange(points))
     with pytest.raises(CollectionEmpty, match="two labelled points"):
-        evaluate(holdings, [1], Voting(), True, nothing)
+        evaluate(point_set, [1], Voting(), True, nothing)
     with pytest.raises(CollectionEmpty, match="two labelled points"):
-        find_label_issues(holdings, 1, 1, Voting(), True, nothing)
+        find_label_issues(point_set, 1, 1, Voting(), True, nothing)
 
 
 def test_two_points_judge_each_other() -> None:
-    holdings = holding(np.eye(2, dtype=np.float32), np.array([0, 1]))
-    assert evaluate(holdings, [1, 1000], Voting(), True, nothing).accuracy == {"1": 0.0, "1000": 0.0}
-    assert find_label_issues(holdings, 1000, 1000, Voting(), True, nothing).suspected == 2
+    point_set = holding(np.eye(2, dtype=np.float32), np.array([0, 1]))
+    assert evaluate(point_set, [1, 1000], Voting(), True, nothing).accuracy == {"1": 0.0, "1000": 0.0}
+    assert find_label_issues(point_set, 1000, 1000, Voting(), True, nothing).suspected == 2
 
 
 def test_progress_runs_from_0_to_1_and_may_stop_the_work(some_digits: tuple[Floats, Labels]) -> None:
-    holdings = holding(*some_digits)
+    point_set = holding(*some_digits)
     seen: list[float] = []
-    evaluate(holdings, [5], Voting(), True, seen.append)
+    evaluate(point_set, [5], Voting(), True, seen.append)
     assert seen
     assert seen == sorted(seen)
     assert 0 <= seen[0] <= seen[-1] <= 1
@@ -291,12 +291,12 @@ def test_progress_runs_from_0_to_1_and_may_stop_the_work(some_digits: tuple[Floa
         raise JobCancelled("enough")
 
     with pytest.raises(JobCancelled):
-        evaluate(holdings, [5], Voting(), True, cancel)
+        evaluate(point_set, [5], Voting(), True, cancel)
     with pytest.raises(JobCancelled):
-        find_label_issues(holdings, 5, 5, Voting(), True, cancel)
+        find_label_issues(point_set, 5, 5, Voting(), True, cancel)
 
 
-def with_wrong_labels(x: Floats, labels: Labels, share: float) -> tuple[Holdings, set[int]]:
+def with_wrong_labels(x: Floats, labels: Labels, share: float) -> tuple[PointSet, set[int]]:
     """Hold points of which a share got another label, and the rows of those."""
     generator = np.random.default_rng(0)
     wrong = generator.permutation(len(x))[: int(share * len(x))]
@@ -308,8 +308,8 @@ def with_wrong_labels(x: Floats, labels: Labels, share: float) -> tuple[Holdings
 @pytest.mark.parametrize(("share", "least"), [(0.02, 0.94), (0.05, 0.96), (0.1, 0.97)])
 def test_labels_that_were_put_wrong_stand_at_the_top(share: float, least: float) -> None:
     x, labels = digits()
-    holdings, wrong = with_wrong_labels(x, labels, share)
-    found = find_label_issues(holdings, 20, len(wrong), Voting(), True, nothing)
+    point_set, wrong = with_wrong_labels(x, labels, share)
+    found = find_label_issues(point_set, 20, len(wrong), Voting(), True, nothing)
     rows = [issue.row for issue in found.issues]
     assert len(set(rows) & wrong) / len(wrong) >= least
     assert set(rows[: len(wrong) // 2]) <= wrong
@@ -322,7 +322,7 @@ def test_labels_that_were_put_wrong_stand_at_the_top(share: float, least: float)
 def test_an_issue_says_what_the_vote_says_and_shows_who_voted(collection: Collection) -> None:
     for id_, label in (("005", "9"), ("077", "0"), ("078", "1")):
         collection.update(id_, label=label)
-    found = find_label_issues(collection.holdings().labelled(), 20, 1000, Voting(), True, nothing)
+    found = find_label_issues(collection.point_set().labelled(), 20, 1000, Voting(), True, nothing)
     points = collection.by_rows(np.array([issue.row for issue in found.issues]))
     suspected = {}
     for issue in found.issues:
@@ -346,20 +346,20 @@ def test_an_issue_says_what_the_vote_says_and_shows_who_voted(collection: Collec
 
 def test_a_shorter_list_is_the_beginning_of_the_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     x, labels = digits()
-    holdings, _ = with_wrong_labels(x, labels, 0.05)
+    point_set, _ = with_wrong_labels(x, labels, 0.05)
 
     def listed(limit: int) -> LabelIssues:
-        return find_label_issues(holdings, 10, limit, Voting(), True, nothing)
+        return find_label_issues(point_set, 10, limit, Voting(), True, nothing)
 
     whole = listed(1000)
-    in_one = Holdings.neighbours
+    in_one = PointSet.neighbours
 
-    def in_parts(self: Holdings, k: int, exact: bool = False) -> Iterator[tuple[int, Floats, Labels]]:
+    def in_parts(self: PointSet, k: int, exact: bool = False) -> Iterator[tuple[int, Floats, Labels]]:
         for start, scores, positions in in_one(self, k, exact):
             for part in range(0, len(scores), 100):  # the worst are kept from part to part
                 yield start + part, scores[part : part + 100], positions[part : part + 100]
 
-    monkeypatch.setattr(Holdings, "neighbours", in_parts)
+    monkeypatch.setattr(PointSet, "neighbours", in_parts)
     for limit in (1, 17, 1000):
         short = listed(limit)
         assert short.issues == whole.issues[:limit]

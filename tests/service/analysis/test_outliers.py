@@ -3,7 +3,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from service.analysis.outliers import find_outliers
-from service.analysis.point_set import Holdings
+from service.analysis.point_set import PointSet
 from service.errors import JobCancelled
 from service.index.vector_index import VectorIndex
 from service.points import unit_rows
@@ -15,26 +15,26 @@ def nothing(_: float) -> None:
     """Take no notice of progress."""
 
 
-def holdings_of(vectors: np.typing.ArrayLike) -> Holdings:
+def holdings_of(vectors: np.typing.ArrayLike) -> PointSet:
     units = unit_rows(vectors, D)
     index = VectorIndex(D)
     rows = np.arange(5, 5 + len(units))
     index.add(rows, units)
-    return Holdings(rows, np.full(len(rows), -1), (), index.view())
+    return PointSet(rows, np.full(len(rows), -1), (), index.view())
 
 
 @pytest.mark.parametrize("k", [1, 5, 1000])
 def test_scores_are_the_mean_distances_that_scikit_learn_measures(k: int) -> None:
-    holdings = holdings_of(np.random.default_rng(0).normal(size=(300, D)))
-    units = holdings.vectors().astype(np.float64)
+    point_set = holdings_of(np.random.default_rng(0).normal(size=(300, D)))
+    units = point_set.vectors().astype(np.float64)
     most = min(k, 299)
     distances = NearestNeighbors(n_neighbors=most, metric="cosine").fit(units).kneighbors()[0]
     wanted = distances.mean(axis=1)
-    found = find_outliers(holdings, k, 300, nothing)
+    found = find_outliers(point_set, k, 300, nothing)
     assert found.scores.tolist() == sorted(found.scores, reverse=True)
     np.testing.assert_allclose(found.scores, wanted[found.rows - 5], atol=1e-6)
-    assert sorted(found.rows) == holdings.rows.tolist()
-    assert find_outliers(holdings, k, 7, nothing).rows.tolist() == found.rows[:7].tolist()
+    assert sorted(found.rows) == point_set.rows.tolist()
+    assert find_outliers(point_set, k, 7, nothing).rows.tolist() == found.rows[:7].tolist()
 
 
 def test_planted_strangers_come_first_though_there_are_several_of_a_kind() -> None:
@@ -42,9 +42,9 @@ def test_planted_strangers_come_first_though_there_are_several_of_a_kind() -> No
     crowd = np.repeat(np.eye(D)[:3], 100, axis=0) + 0.1 * rng.normal(size=(300, D))
     alone = -np.eye(D)[4:7]
     trio = np.eye(D)[10] + 0.01 * rng.normal(size=(3, D))
-    holdings = holdings_of(np.vstack([crowd, alone, trio]))
-    found = find_outliers(holdings, 10, 8, nothing)
-    assert {*found.rows[:6].tolist()} == {*holdings.rows[300:].tolist()}
+    point_set = holdings_of(np.vstack([crowd, alone, trio]))
+    found = find_outliers(point_set, 10, 8, nothing)
+    assert {*found.rows[:6].tolist()} == {*point_set.rows[300:].tolist()}
     assert found.scores[5] > 3 * found.scores[6]
 
 

@@ -4,13 +4,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from service.concurrency.core_split import Halves
+from service.concurrency.core_split import CoreSplit
 
 TIMEOUT_S = 20.0
 
 
 def test_a_call_that_is_alone_has_all_and_two_have_one_each() -> None:
-    halves = Halves(["a", "b"])
+    halves = CoreSplit(["a", "b"])
     with halves.taken() as alone:
         assert sorted(alone) == ["a", "b"]
     entered, leave = threading.Barrier(3), threading.Event()
@@ -35,7 +35,7 @@ def test_a_call_that_is_alone_has_all_and_two_have_one_each() -> None:
 
 
 def test_who_needs_the_whole_gets_it_though_others_come_again_and_again() -> None:
-    halves, ended = Halves(["a", "b"]), threading.Event()
+    halves, ended = CoreSplit(["a", "b"]), threading.Event()
 
     def come_again() -> None:
         while not ended.is_set():

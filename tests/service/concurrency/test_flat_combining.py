@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.concurrency.flat_combining import MOST, Company
+from service.concurrency.flat_combining import MOST, FlatCombiner
 
 
 def test_a_question_alone_is_answered_where_it_is_asked() -> None:
@@ -13,7 +13,7 @@ def test_a_question_alone_is_answered_where_it_is_asked() -> None:
         threads.append(threading.get_ident())
         return [q * q for q in questions]
 
-    company = Company(work, 2)
+    company = FlatCombiner(work, 2)
     assert [company.ask(i) for i in range(5)] == [0, 1, 4, 9, 16]
     assert threads == [threading.get_ident()] * 5
 
@@ -34,7 +34,7 @@ def test_every_question_gets_its_own_answer_however_many_ask(leaders: int) -> No
             at_once -= 1
         return [-q for q in questions]
 
-    company = Company(work, leaders)
+    company = FlatCombiner(work, leaders)
     wrong: list[int] = []
 
     def ask(thread: int) -> None:
@@ -64,7 +64,7 @@ def test_a_question_that_fails_fails_alone() -> None:
             assert go.wait(30)
         return [1 / q for q in questions]
 
-    company = Company(work, 1)
+    company = FlatCombiner(work, 1)
     answers: dict[int, float | Exception] = {}
 
     def ask(question: int) -> None:

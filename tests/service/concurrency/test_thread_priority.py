@@ -12,7 +12,7 @@ import httpx
 import pytest
 from processes import service_process
 
-from service.concurrency.thread_priority import NICENESS, run_behind, step_back
+from service.concurrency.thread_priority import NICENESS, lower_priority, run_behind
 
 if TYPE_CHECKING:
     from backbone import Artifact
@@ -28,7 +28,7 @@ def test_what_runs_behind_and_all_that_it_starts_gives_way_and_nothing_else_does
     before, found = niceness(), {}
 
     def work() -> str:
-        step_back()  # twice is once
+        lower_priority()  # twice is once
         found["thread"] = niceness()
         inner = threading.Thread(target=lambda: found.update(inner=niceness()))
         inner.start()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.concurrency.throughput import Pace
+from service.concurrency.throughput import Throughput
 from service.embedding.batcher import Batcher
 from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
 
@@ -269,14 +269,14 @@ def test_with_two_lanes_every_future_ends_and_no_lane_does(network: Network) -> 
 
 
 def test_the_time_of_an_image_is_that_of_all_lanes_together() -> None:
-    pace = Pace(passes=5)
+    pace = Throughput(passes=5)
     assert pace.seconds_each == 0
     for second in range(0, 20, 2):  # two lanes, each two images in two seconds, a second apart
-        pace.passed(2, begun=second, ended=second + 2)
-        pace.passed(2, begun=second + 1, ended=second + 3)
+        pace.record(2, begun=second, ended=second + 2)
+        pace.record(2, begun=second + 1, ended=second + 3)
     assert pace.seconds_each == pytest.approx(0.5, abs=0.05)
     for second in range(100, 150):  # one image a second, and pauses between them that count for nothing
-        pace.passed(1, begun=2 * second, ended=2 * second + 1)
+        pace.record(1, begun=2 * second, ended=2 * second + 1)
     assert pace.seconds_each == pytest.approx(1, abs=0.01)
 
 

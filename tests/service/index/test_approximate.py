@@ -16,9 +16,9 @@ import pytest
 from service.concurrency.child_process import ChildFailed
 from service.errors import ServiceError
 from service.index import build_worker, planner
-from service.index.approximate import ApproximateIndex, Kind, Reach, held_out
+from service.index.approximate import ApproximateIndex, Kind, SearchEffort, held_out
 from service.index.hashed_files import describe
-from service.index.positions import Chosen, packed
+from service.index.positions import PositionSet, packed
 from service.index.row_set import RowSet
 from service.index.segments import Segment
 from service.index.vector_index import VectorIndex, View
@@ -113,7 +113,7 @@ def test_an_index_that_sees_too_few_of_what_is_allowed_says_so(
     assert view.main is not None
     index = view.main.approximate
     assert index is not None
-    far = Chosen(N, bitmap=packed(of == 0))
+    far = PositionSet(N, bitmap=packed(of == 0))
     _, _, sure = index.search(vectors, vectors[of == 1][:20], 10, 20, far)
     assert not sure.any()
     _, _, sure = index.search(vectors, vectors[of == 0][:20], 10, 60, far)
@@ -124,18 +124,22 @@ def test_few_chosen_and_many_wanted_are_compared_one_by_one() -> None:
     class Million:
         nlist = 4000
 
-    graph = ApproximateIndex(Million, 1_000_000, Reach("hnsw", near=50, far=200, deep=1500, recall=0.99, built=10**6))
-    assert graph.sight(10, 1_000_000) == 10
-    assert graph.sight(10, 500_000) == 40
-    assert graph.sight(10, 1_000) is None
-    assert graph.sight(1000, 100_000) is None
-    assert graph.sight(1000, 1_000_000) == 1000
-    lists = ApproximateIndex(Million, 1_000_000, Reach("ivf", near=20, far=40, deep=None, recall=0.99, built=10**6))
-    assert lists.sight(10, 1_000_000) == 10
-    assert lists.sight(10, 5_000) is None
-    assert lists.sight(100, 1_000_000) == 100
-    assert lists.sight(101, 1_000_000) is None
-    assert graph.sight(1001, 1_000_000) is None
+    graph = ApproximateIndex(
+        Million, 1_000_000, SearchEffort("hnsw", near=50, far=200, deep=1500, recall=0.99, built=10**6)
+    )
+    assert graph.candidates(10, 1_000_000) == 10
+    assert graph.candidates(10, 500_000) == 40
+    assert graph.candidates(10, 1_000) is None
+    assert graph.candidates(1000, 100_000) is None
+    assert graph.candidates(1000, 1_000_000) == 1000
+    lists = ApproximateIndex(
+        Million, 1_000_000, SearchEffort("ivf", near=20, far=40, deep=None, recall=0.99, built=10**6)
+    )
+    assert lists.candidates(10, 1_000_000) == 10
+    assert lists.candidates(10, 5_000) is None
+    assert lists.candidates(100, 1_000_000) == 100
+    assert lists.candidates(101, 1_000_000) is None
+    assert graph.candidates(1001, 1_000_000) is None
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +234,8 @@ def test_an_index_that_can_find_no_more_in_what_is_added_is_built_anew(
 
 
 def test_what_both_need_is_the_greater_effort_and_the_lesser_recall() -> None:
-    one, other = Reach("hnsw", 16, 128, 1024, 0.995, 100), Reach("hnsw", 24, 96, None, 0.993, 100)
-    assert one.widened(other) == Reach("hnsw", 24, 128, None, 0.993, 100)
+    one, other = SearchEffort("hnsw", 16, 128, 1024, 0.995, 100), SearchEffort("hnsw", 24, 96, None, 0.993, 100)
+    assert one.widened(other) == SearchEffort("hnsw", 24, 128, None, 0.993, 100)
 
 
 def test_a_build_that_is_not_wanted_any_more_leaves_no_process(tmp_path: Path) -> None:
@@ -289,13 +293,13 @@ def test_every_vector_is_found_under_its_own_position(count: int) -> None:
     flat.add(x[held])
     later = unit_rows(np.random.default_rng(0).normal(size=(7, 8)), 8)
     flat.add(later)
-    index = ApproximateIndex(flat, count + 7, Reach("hnsw", 64, 64, 64, 1.0, count))
+    index = ApproximateIndex(flat, count + 7, SearchEffort("hnsw", 64, 64, 64, 1.0, count))
     x = np.concatenate([x, later])
     np.testing.assert_array_equal(x[index._position_of[np.arange(count + 7)]], flat.reconstruct_n(0, count + 7))
     assert index._position_of[-1] == -1
 
 
 def test_reach_is_plain_enough_for_a_manifest() -> None:
-    reach = Reach("hnsw", 16, 128, None, 0.995, 20_000)
-    assert Reach(**json.loads(json.dumps(reach.__dict__))) == reach
+    reach = SearchEffort("hnsw", 16, 128, None, 0.995, 20_000)
+    assert SearchEffort(**json.loads(json.dumps(reach.__dict__))) == reach
     assert not issubclass(ChildFailed, ServiceError)

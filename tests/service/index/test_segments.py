@@ -118,7 +118,7 @@ def test_what_is_written_while_a_main_segment_is_built_is_there_when_it_is(tmp_p
 
     write = segment_files.write
 
-    def slow(*arguments: Any) -> segment_files.Main:  # noqa: ANN401 - what it takes the place of
+    def slow(*arguments: Any) -> segment_files.MainSegment:  # noqa: ANN401 - what it takes the place of
         begun.set()
         assert go.wait(30)
         return write(*arguments)

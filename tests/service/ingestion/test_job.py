@@ -16,10 +16,10 @@ from backbone.listing import list_images
 from service.embedding import runtime_choice
 from service.errors import FingerprintMismatch, InvalidVector, Saturated
 from service.ingestion import job
-from service.ingestion.incoming import Incoming, Placed
+from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.job import IndexResult, index_folder, stopping_on_sigterm
 from service.ingestion.local_sink import LocalSink, open_local_sink
-from service.ingestion.sinks import Known
+from service.ingestion.sinks import IndexedFile
 
 if TYPE_CHECKING:
     from backbone import Artifact
@@ -33,17 +33,17 @@ class Memory:
     """A sink in a dictionary; refuses what starts with `bad`, and remembers how much it had at once."""
 
     def __init__(self) -> None:
-        self.points: dict[str, Known] = {}
+        self.points: dict[str, IndexedFile] = {}
         self.puts = 0
         self.at_once = 0
         self.most_at_once = 0
         self.lock = threading.Lock()
         self.before_put: Callable[[], None] = lambda: None
 
-    def known(self) -> Mapping[str, Known]:
+    def known(self) -> Mapping[str, IndexedFile]:
         return dict(self.points)
 
-    def put(self, items: Sequence[Incoming]) -> Sequence[Placed]:
+    def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
         with self.lock:
             self.puts += 1
             self.at_once += len(items)
@@ -55,14 +55,14 @@ class Memory:
                 assert item.image is not None
                 assert item.source is not None
                 if item.image.startswith(b"bad"):
-                    placed.append(Placed(item.id, error=InvalidVector("it is bad")))
+                    placed.append(PutResult(item.id, error=InvalidVector("it is bad")))
                     continue
                 known = self.points.get(item.id)
                 same = known is not None and known.content_hash == item.content_hash
                 status: Any = "created" if known is None else "unchanged" if same else "replaced"
                 assert item.label is None or isinstance(item.label, str)
-                self.points[item.id] = Known(item.content_hash, item.label, item.source)
-                placed.append(Placed(item.id, status))
+                self.points[item.id] = IndexedFile(item.content_hash, item.label, item.source)
+                placed.append(PutResult(item.id, status))
             self.at_once -= len(items)
         return placed
 

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.ingestion.local_sink import Late
+from service.ingestion.local_sink import Once
 
 THREADS = 8
 
 
-def together(late: Late[object]) -> list[object]:
+def together(late: Once[object]) -> list[object]:
     """Return what each of many threads that ask at the same time gets, or meets."""
     start = threading.Barrier(THREADS)
 
@@ -34,7 +34,7 @@ def test_it_is_made_when_it_is_asked_for_and_once_for_all_threads() -> None:
         made.append(object())
         return made[-1]
 
-    late = Late(make)
+    late = Once(make)
     assert made == []
     assert together(late) == made * THREADS
     assert len(made) == 1
@@ -48,7 +48,7 @@ def test_what_kept_it_from_being_made_is_raised_for_every_caller_and_not_tried_a
         tries.append(1)
         raise OSError("no room")
 
-    late = Late(make)
+    late = Once(make)
     assert [str(error) for error in together(late)] == ["no room"] * THREADS
     with pytest.raises(OSError, match="no room"):
         late.get()

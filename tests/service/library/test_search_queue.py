@@ -22,7 +22,7 @@ from service.concurrency.flat_combining import MOST
 from service.errors import Saturated
 from service.index.row_set import RowSet
 from service.index.vector_index import Rows, View
-from service.library.search_queue import SearchLine
+from service.library.search_queue import SearchQueue
 from service.points import Vector
 
 if TYPE_CHECKING:
@@ -225,12 +225,12 @@ def test_s40_a_search_that_would_wait_for_more_work_than_a_request_may_is_refuse
 
 def test_the_first_to_end_of_searches_that_came_together_is_not_taken_for_the_pace_of_all() -> None:
     async def refusals() -> list[Saturated | None]:
-        line = SearchLine(1, most=100, most_s=0.05, deadline_s=30)
+        line = SearchQueue(1, most=100, most_s=0.05, deadline_s=30)
 
         async def search(gate: threading.Event) -> None:
-            with line.turn(1) as turn:
-                await line.reach(turn)
-                await line.run(turn, lambda: gate.wait(60))
+            with line.slot(1) as slot:
+                await line.reach(slot)
+                await line.run(slot, lambda: gate.wait(60))
 
         gates = [threading.Event() for _ in range(2 * AT_ONCE)]
         asked = [asyncio.create_task(search(gate)) for gate in gates]

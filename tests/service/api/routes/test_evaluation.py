@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.analysis.point_set import Holdings
+from service.analysis.point_set import PointSet
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -210,14 +210,14 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    gate, found = Gate(), Holdings.neighbours
+    gate, found = Gate(), PointSet.neighbours
 
-    def neighbours(self: Holdings, k: int, exact: bool = False) -> Iterator[Any]:
+    def neighbours(self: PointSet, k: int, exact: bool = False) -> Iterator[Any]:
         gate.reached.set()
         assert gate.open.wait(TIMEOUT_S)
         yield from found(self, k, exact)
 
-    monkeypatch.setattr(Holdings, "neighbours", neighbours)
+    monkeypatch.setattr(PointSet, "neighbours", neighbours)
     return gate
 
 
