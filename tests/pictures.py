@@ -1,4 +1,4 @@
-"""Pictures made in code: tests keep no binary files but what fuzzers found (`faults/corpus`)."""
+"""Pictures made in code; binary files are kept only of what fuzzers found (`faults/corpus`) and older code wrote (`compat/files`)."""
 
 from __future__ import annotations
 
