@@ -1,4 +1,8 @@
 """From the bytes of an image to its embedding: admission, decoders, batches, runtimes, and the models that are loaded.
 
 It knows the artifact, and neither HTTP nor the store nor the index.
+
+Tested elsewhere: `admission` and `pipeline` in tests/service/embedding/test_embedder.py; `decoder_worker` in
+tests/service/embedding/test_decoder_pool.py; `readiness_probe` in tests/service/test_app.py; `runtime`,
+`runtime_openvino` and `runtime_torch` in tests/service/embedding/test_runtime_choice.py.
 """
