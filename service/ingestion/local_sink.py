@@ -1,4 +1,4 @@
-"""The batch job's way into a data directory on this machine.
+"""The sink of a data directory on this machine, for the batch job.
 
 The artifact is verified at the start, because its fingerprint binds the collection. Its network starts with the first image that
 needs it: over unchanged files there is none, and a start takes longer than looking at thousands of them.
@@ -24,6 +24,28 @@ from service.points import Keep
 from service.settings import Settings
 
 _LEAST_QUEUE_IMAGES = 256  # more than the job ever has under way: its own queue never refuses it
+
+
+Made = TypeVar("Made")
+
+
+class Once(Generic[Made]):
+    """A value that is made when it is first asked for, and once, however many threads ask."""
+
+    def __init__(self, make: Callable[[], Made]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._outcome: Future[Made] = Future()
+
+    def get(self) -> Made:
+        """Return the value. The first caller makes it, and the others wait; an error in making it is raised for each of them."""
+        with self._lock:
+            if not self._outcome.done():
+                try:
+                    self._outcome.set_result(self._make())
+                except BaseException as error:  # noqa: BLE001 - it belongs to every caller, and is raised for this one below
+                    self._outcome.set_exception(error)
+        return self._outcome.result()
 
 
 class LocalSink:
@@ -87,34 +109,12 @@ def open_local_sink(
         artifact = load_artifact(settings.artifact[0])
 
         def start() -> Embedder:
-            embedder = start_model(roomy, artifact, limits).embedder
-            started.callback(embedder.close)
-            return embedder
+            made = start_model(roomy, artifact, limits).embedder
+            started.callback(made.close)
+            return made
 
         embedder = Once(start)
         if not any(each.name == collection for each in library.collections()):
             embedder.get()  # every image will need it, and a network that does not compute leaves no empty collection behind
-        made, _ = library.create(collection, artifact.fingerprint, artifact.manifest.dimension, keep)
-        yield LocalSink(made, embedder)
-
-
-Made = TypeVar("Made")
-
-
-class Once(Generic[Made]):
-    """Something that is made when it is first asked for, and once, however many threads ask."""
-
-    def __init__(self, make: Callable[[], Made]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._outcome: Future[Made] = Future()
-
-    def get(self) -> Made:
-        """Return it. The first caller makes it, and the others wait; what kept it from being made is raised for each of them."""
-        with self._lock:
-            if not self._outcome.done():
-                try:
-                    self._outcome.set_result(self._make())
-                except BaseException as error:  # noqa: BLE001 - it belongs to every caller, and is raised for this one below
-                    self._outcome.set_exception(error)
-        return self._outcome.result()
+        target, _ = library.create(collection, artifact.fingerprint, artifact.manifest.dimension, keep)
+        yield LocalSink(target, embedder)
