@@ -1,14 +1,13 @@
-"""How many labelled points each class has among those that a condition selects, kept from one vote to the next."""
+"""The class sizes of a vote: how many labelled points each class has among those that a condition selects, kept for the next vote."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from sqlite3 import Connection
 
 from service.library.snapshot import Snapshot
+from service.library.versioned_cache import VersionedCache
 from service.store.filters import LABELLED, Filter, Ids
 from service.store.records import Records
 
@@ -20,21 +19,15 @@ class ClassSizes:
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._known: OrderedDict[Filter | None, tuple[int, Mapping[str, int]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._sizes: VersionedCache[Filter | None, Mapping[str, int]] = VersionedCache(KEPT_SIZES)
 
     def among(self, now: Snapshot, condition: Filter | None) -> Mapping[str, int]:
-        """Return the sizes at a moment, by label, of the points that a condition selects; None selects all."""
-        with self._lock:
-            version, sizes = self._known.get(condition, (-1, {}))
-        if version == now.version:
-            return sizes
+        """Return the sizes in a snapshot, by label, of the points that a condition selects; None selects all."""
+        known = self._sizes.get(condition)
+        if known is not None and known[0] == now.version:
+            return known[1]
         sizes = self._count(now.connection, condition)
-        with self._lock:
-            self._known[condition] = (now.version, sizes)
-            self._known.move_to_end(condition)
-            while len(self._known) > KEPT_SIZES:
-                self._known.popitem(last=False)
+        self._sizes.put(condition, now.version, sizes)
         return sizes
 
     def without(self, now: Snapshot, condition: Filter | None, id_: str | None) -> Mapping[str, int]:

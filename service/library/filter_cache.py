@@ -1,4 +1,4 @@
-"""What filters select, kept from one search to the next and brought up to date with what was written in between.
+"""The cache of filters: the rows that each selects, kept from one search to the next and brought up with what was written between.
 
 A filter that half of a million points pass takes a fifth of a second to answer from SQLite. People and programs send the same
 filter again and again while points are written, so a few answers are kept, and only the rows that changed are asked about.
@@ -7,12 +7,13 @@ filter again and again while points are written, so a few answers are kept, and 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 
 import numpy as np
 
 from service.index.row_set import RowSet
 from service.library.snapshot import Snapshot
+from service.library.versioned_cache import VersionedCache
 from service.points import Rows
 from service.store.filters import Condition
 from service.store.records import Records
@@ -26,11 +27,12 @@ class FilterCache:
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._known: OrderedDict[str, tuple[int, RowSet]] = OrderedDict()
+        # by text, for 1 and True are equal, and differ in a filter
+        self._selections: VersionedCache[str, RowSet] = VersionedCache(KEPT_SELECTIONS)
         self._changes: deque[tuple[int, Rows]] = deque()  # (version, rows that came, went or changed with it)
         self._changed = 0  # rows in _changes
         self._since = 0  # changes are remembered of the versions after this one
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the three above
 
     def note(self, version: int, rows: Rows) -> None:
         """Remember that these rows came, went or changed with a version. For the writer thread, version by version."""
@@ -42,24 +44,23 @@ class FilterCache:
                 self._changed -= len(forgotten)
 
     def select(self, now: Snapshot, condition: Condition) -> RowSet:
-        """Return the rows that a condition selects at a moment."""
-        key = repr(condition)  # for 1 and True are equal, and differ in a filter
-        with self._lock:
-            version, known = self._known.get(key, (-1, None))
-            changes = None
-            if known is not None and self._since <= version <= now.version:
-                changes = [rows for number, rows in self._changes if version < number <= now.version]
-        if known is not None and changes is not None:
-            selected = self._brought_up(now, condition, known, changes)
-        else:
+        """Return the rows that a condition selects in a snapshot."""
+        key = repr(condition)
+        known = self._selections.get(key)
+        changes = None if known is None else self._changes_between(known[0], now.version)
+        if known is None or changes is None:
             selected = RowSet(self._records.matching(now.connection, condition))
-        with self._lock:
-            if self._known.get(key, (-1, None))[0] <= now.version:
-                self._known[key] = (now.version, selected)
-            self._known.move_to_end(key)
-            while len(self._known) > KEPT_SELECTIONS:
-                self._known.popitem(last=False)
+        else:
+            selected = self._brought_up(now, condition, known[1], changes)
+        self._selections.put(key, now.version, selected)
         return selected
+
+    def _changes_between(self, version: int, later: int) -> list[Rows] | None:
+        """Return the rows that changed after one version up to another; None where some are forgotten, or it is the older one."""
+        with self._lock:
+            if not self._since <= version <= later:
+                return None
+            return [rows for number, rows in self._changes if version < number <= later]
 
     def _brought_up(self, now: Snapshot, condition: Condition, known: RowSet, changes: list[Rows]) -> RowSet:
         if not any(len(rows) for rows in changes):
