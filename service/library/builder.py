@@ -45,7 +45,7 @@ class IndexedCollection:
 
     identity: segment_files.SegmentIdentity
     index: VectorIndex
-    dropped: bool = False
+    dropped: bool = False  # set in the writer thread: nothing of the collection may be reached any more
     waiting: bool = False  # to be built, or being built
     not_before: float = field(default=0.0)  # monotonic seconds
     anew: bool = False  # the last child failed: the next relies on nothing that was there
@@ -68,16 +68,16 @@ class Builder:
         self._thread = threading.Thread(target=self._run, name="library-builder", daemon=True)
         self._thread.start()
 
-    def consider(self, subject: IndexedCollection) -> None:
+    def consider(self, indexed: IndexedCollection) -> None:
         """Look at a collection that was written to, and queue it where it has grown enough. While no write can come between."""
-        if not subject.waiting and subject.wants() and time.monotonic() >= subject.not_before:
-            subject.waiting = True
-            self._queue.put(subject)
+        if not indexed.waiting and indexed.wants() and time.monotonic() >= indexed.not_before:
+            indexed.waiting = True
+            self._queue.put(indexed)
 
-    def drop(self, subject: IndexedCollection) -> None:
+    def drop(self, indexed: IndexedCollection) -> None:
         """Stop building for a collection that was dropped, and delete its files."""
-        subject.dropped = True
-        segment_files.clear(segment_files.folder_of(self._folder, subject.identity.collection))
+        indexed.dropped = True
+        segment_files.clear(segment_files.folder_of(self._folder, indexed.identity.collection))
 
     def close(self) -> None:
         """Stop what is being built. A second call does nothing."""
@@ -86,66 +86,66 @@ class Builder:
         self._thread.join()
 
     def _run(self) -> None:
-        while (subject := self._queue.get()) is not None and not self._stopping.is_set():
+        while (indexed := self._queue.get()) is not None and not self._stopping.is_set():
             try:
-                self._build(subject)
+                self._build(indexed)
             except Stopped:
                 pass
             except Exception as error:  # noqa: BLE001 - boundary: whatever it was, the tail goes on answering
                 # whoever writes next, after a while, brings the collection back here
-                subject.not_before, subject.anew = time.monotonic() + RETRY_S, isinstance(error, ChildFailed)
-                if not subject.dropped:  # else its files went while they were written
-                    log.warning("index_build_failed", collection=subject.identity.collection, detail=repr(error)[:500])
+                indexed.not_before, indexed.anew = time.monotonic() + RETRY_S, isinstance(error, ChildFailed)
+                if not indexed.dropped:  # else its files went while they were written
+                    log.warning("index_build_failed", collection=indexed.identity.collection, detail=repr(error)[:500])
             try:
-                with self._database.aligned(functools.partial(self._end, subject)):
+                with self._database.aligned(functools.partial(self._end, indexed)):
                     pass
             except ServiceError as error:  # an index could not follow a write: none of them is worth building any more
                 log.warning("index_builds_stopped", detail=str(error)[:500])
                 return
 
-    def _end(self, subject: IndexedCollection) -> None:
-        """Be done with a subject, unless it has grown enough meanwhile. While no write can come between."""
-        subject.index.unseal()
-        subject.waiting = False
-        if not self._stopping.is_set() and not subject.dropped:
-            self.consider(subject)
+    def _end(self, indexed: IndexedCollection) -> None:
+        """Be done with a collection, unless it has grown enough meanwhile. While no write can come between."""
+        indexed.index.unseal()
+        indexed.waiting = False
+        if not self._stopping.is_set() and not indexed.dropped:
+            self.consider(indexed)
 
-    def _build(self, subject: IndexedCollection) -> None:
-        self._check(subject)
-        with self._database.aligned(subject.index.seal) as (connection, view):
+    def _build(self, indexed: IndexedCollection) -> None:
+        self._check(indexed)
+        with self._database.aligned(indexed.index.seal) as (connection, view):
             tick = int(connection.execute("SELECT tick FROM clock").fetchone()[0])
-        content = _content(view, subject.anew)
+        content = _content(view, indexed.anew)
         rows = content.rows()
         if not len(rows):
             return
-        folder = segment_files.folder_of(self._folder, subject.identity.collection)
+        folder = segment_files.folder_of(self._folder, indexed.identity.collection)
         path = folder / str(max((int(p.name) for p in segment_files.generations(folder)), default=0) + 1)
 
         def index(unfinished: Path) -> Built | None:
             if not planner.wants_approximate(len(rows)):
                 return None
-            dimension = subject.identity.dimension
+            dimension = indexed.identity.dimension
             threads = max(1, self._threads // 2)  # the other half answers: with all, searches took 3.5 times as long
             grown = None if content.grown is None else content.grown.approximate
-            return build_worker.build(unfinished, dimension, threads, lambda: self._check(subject), grown)
+            return build_worker.build(unfinished, dimension, threads, lambda: self._check(indexed), grown)
 
-        blocks = self._watched(subject, content.blocks())
+        blocks = self._watched(indexed, content.blocks())
         into = VECTORS if content.grown is None else MORE
-        main = segment_files.write(path, subject.identity, tick, rows, blocks, index, into).segment
+        main = segment_files.write(path, indexed.identity, tick, rows, blocks, index, into).segment
         main = main.without(content.dead())
-        self._database.write(lambda _: None, lambda _: subject.index.swap(main))
-        subject.anew = False
+        self._database.write(lambda _: None, lambda _: indexed.index.swap(main))
+        indexed.anew = False
         segment_files.clear(folder, keep=path)
-        if subject.dropped:  # while it was being written
+        if indexed.dropped:  # while it was being written
             segment_files.clear(folder)
 
-    def _watched(self, subject: IndexedCollection, blocks: Iterator[Vector]) -> Iterator[Vector]:
+    def _watched(self, indexed: IndexedCollection, blocks: Iterator[Vector]) -> Iterator[Vector]:
         for block in blocks:
-            self._check(subject)
+            self._check(indexed)
             yield block
 
-    def _check(self, subject: IndexedCollection) -> None:
-        if self._stopping.is_set() or subject.dropped:
+    def _check(self, indexed: IndexedCollection) -> None:
+        if self._stopping.is_set() or indexed.dropped:
             raise Stopped
 
 

@@ -58,18 +58,17 @@ class Collection:
     those that write also raise StorageFull.
     """
 
-    def __init__(self, database: Database, builder: Builder, subject: IndexedCollection, name: str, keep: Keep) -> None:
+    def __init__(self, database: Database, builder: Builder, indexed: IndexedCollection, name: str, keep: Keep) -> None:
         """Start with the index of what is in the records, which the builder keeps fit."""
         self.name = name
         self.keep: Keep = keep
-        self.number = subject.identity.collection
-        self.fingerprint = subject.identity.fingerprint
-        self.dimension = subject.identity.dimension
-        self.subject = subject
-        self.dropped = False  # set by the library, in the writer thread
+        self.number = indexed.identity.collection
+        self.fingerprint = indexed.identity.fingerprint
+        self.dimension = indexed.identity.dimension
+        self.indexed = indexed
         self._database = database
         self._records = Records(self.number, self.dimension)
-        self._search = Search(database, self._records, subject.index, lambda: builder.consider(subject))
+        self._search = Search(database, self._records, indexed.index, lambda: builder.consider(indexed))
         self._clusterings = Clusterings(database, self._records)
         self._class_sizes = ClassSizes(self._records)
 
@@ -210,7 +209,7 @@ class Collection:
             if approximate is None
             else approximate.reach.recall,  # nothing to measure in an exact one
             tail=sum(len(s) for s in now.view.tail),
-            building=self.subject.waiting,
+            building=self.indexed.waiting,
             memory_bytes=now.view.memory_bytes,
             labels=len(labels),
             labelled=sum(labels.values()),
@@ -343,7 +342,7 @@ class Collection:
         return self._clusterings.nearest(clustering, unit_rows([vector], self.dimension), limit)
 
     def _alive(self) -> None:
-        if self.dropped:
+        if self.indexed.dropped:
             raise CollectionMissing(f"the collection {self.name} has been deleted.")
 
 

@@ -53,8 +53,11 @@ class Library:
         self._database = database
         self._index_folder = index_folder
         self._builder = builder
-        self._collections: dict[str, Collection] = {}
-        self._load()
+        with database.snapshot() as connection:
+            self._epoch = read_epoch(connection).hex()
+            by_number = self._loaded(connection)
+        self._collections = {c.name: c for c in by_number.values()}
+        segment_files.clear_others(index_folder, by_number)
         database.write(_clear_unfinished, lambda _: self._consider_all())
         start_purge(database)
         self.jobs = Jobs(database)
@@ -147,9 +150,7 @@ class Library:
                 raise CollectionMissing(f"there is no collection {name[:128]!r}.")
 
         def follow(_: None) -> None:
-            dropped = self._collections.pop(name)
-            dropped.dropped = True
-            self._builder.drop(dropped.subject)
+            self._builder.drop(self._collections.pop(name).indexed)
 
         check_collection_name(name)
         self._database.write(work, follow)
@@ -157,24 +158,23 @@ class Library:
 
     def _collection(self, number: int, name: str, fingerprint: str, dimension: int, keep: Keep) -> Collection:
         identity = segment_files.SegmentIdentity(self._epoch, number, fingerprint, dimension)
-        subject = IndexedCollection(identity, VectorIndex(dimension, self._threads))
-        return Collection(self._database, self._builder, subject, name, keep)
+        indexed = IndexedCollection(identity, VectorIndex(dimension, self._threads))
+        return Collection(self._database, self._builder, indexed, name, keep)
 
-    def _load(self) -> None:
-        """Bring every collection's index to the records: what a snapshot holds from there, the rest from the database."""
-        with self._database.snapshot() as connection:
-            self._epoch = read_epoch(connection).hex()
-            found = connection.execute("SELECT collection, name, fingerprint, dimension, keep FROM collections")
-            by_number = {row[0]: self._collection(*row) for row in found.fetchall()}
-            after = {number: start(connection, self._index_folder, c.subject) for number, c in by_number.items()}
-            for number, rows, vectors in read_vectors(connection, after):
-                by_number[number].subject.index.add(rows, vectors)
-        self._collections = {c.name: c for c in by_number.values()}
-        segment_files.clear_others(self._index_folder, by_number)
+    def _loaded(self, connection: sqlite3.Connection) -> dict[int, Collection]:
+        """Return every collection by its number, its index brought to the records: from a snapshot where it holds them, the rest
+        from the database.
+        """
+        found = connection.execute("SELECT collection, name, fingerprint, dimension, keep FROM collections")
+        by_number = {row[0]: self._collection(*row) for row in found.fetchall()}
+        after = {number: start(connection, self._index_folder, c.indexed) for number, c in by_number.items()}
+        for number, rows, vectors in read_vectors(connection, after):
+            by_number[number].indexed.index.add(rows, vectors)
+        return by_number
 
     def _consider_all(self) -> None:
         for collection in self._collections.values():
-            self._builder.consider(collection.subject)
+            self._builder.consider(collection.indexed)
 
 
 def _check_same(found: _Row, fingerprint: str, dimension: int, keep: Keep | None) -> None:

@@ -1,4 +1,4 @@
-"""The index at the start: a snapshot where nothing about it is in doubt, and only then."""
+"""Recovery of the index at the start: from a main segment on disk where all of it is proved good, and only then."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COMPARED_VECTORS = 64  # of the snapshot, with the records: finds a database tha
 log = structlog.get_logger("service")
 
 
-def start(connection: sqlite3.Connection, folder: Path, subject: IndexedCollection) -> int:
+def start(connection: sqlite3.Connection, folder: Path, indexed: IndexedCollection) -> int:
     """Begin a collection's index with its newest good snapshot; return the greatest row that need not be read any more.
 
     What is damaged, or belongs to another state of the library, is left and deleted: 0, and all rows are read.
     """
-    identity = subject.identity
+    identity = indexed.identity
     home = segment_files.folder_of(folder, identity.collection)
     tick = int(connection.execute("SELECT tick FROM clock").fetchone()[0])
     for path in segment_files.generations(home):
@@ -32,10 +32,10 @@ def start(connection: sqlite3.Connection, folder: Path, subject: IndexedCollecti
             main = segment_files.read(path, identity, tick)
             alive = read_rows(connection, identity.collection, main.last_row, known=main.segment.count)
             _compare(connection, main.segment.rows if alive is None else alive, main)
-        except segment_files.SegmentRejected as doubt:
-            log.warning("snapshot_refused", collection=identity.collection, detail=str(doubt)[:500])
+        except segment_files.SegmentRejected as rejected:
+            log.warning("snapshot_refused", collection=identity.collection, detail=str(rejected)[:500])
             continue
-        subject.index.start_from(main.segment, alive)
+        indexed.index.start_from(main.segment, alive)
         segment_files.clear(home, keep=path)
         return main.last_row
     segment_files.clear(home)

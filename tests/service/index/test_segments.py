@@ -162,7 +162,7 @@ def test_tombstones_alone_are_reason_enough_to_build_anew(tmp_path: Path) -> Non
 
 def built(collection: Collection) -> int:
     """Return how many vectors the index of the main segment was first built over."""
-    main = collection.subject.index.view().main
+    main = collection.indexed.index.view().main
     assert main is not None
     assert main.approximate is not None
     return main.approximate.reach.built
@@ -170,7 +170,7 @@ def built(collection: Collection) -> int:
 
 def finds(collection: Collection, known: dict[str, Vector]) -> None:
     """Check that searches find each point by its own vector, and nothing that is not there."""
-    assert len(collection.subject.index.view()) == collection.count() == len(known)
+    assert len(collection.indexed.index.view()) == collection.count() == len(known)
     ids = sorted(known)
     found = [hits[0].id for hits in collection.query(np.stack([known[i] for i in ids]), 1)]
     assert np.mean([a == b for a, b in zip(found, ids, strict=True)]) >= 0.99
@@ -195,7 +195,7 @@ def test_an_index_grows_with_its_collection_until_it_has_doubled(tmp_path: Path)
         known |= {f"{i:05d}": v for i, v in enumerate(x[1_200:1_400], start=1_200)}
         settled(collection)
         assert built(collection) == first, "it was added to"
-        main = collection.subject.index.view().main
+        main = collection.indexed.index.view().main
         assert main is not None
         assert main.dead == len(gone), "tombstones stay"
         finds(collection, known)
@@ -435,7 +435,7 @@ def test_a_build_that_fails_leaves_the_tail_and_is_tried_again(tmp_path: Path) -
             put(collection, vectors(300))
             settled(collection)
             assert write.call_count == 1
-        collection.subject.not_before = 0.0  # a minute later
+        collection.indexed.not_before = 0.0  # a minute later
         assert collection.stats().tail == 300
         assert library.writable
         put(collection, vectors(1, seed=1), first=300)
