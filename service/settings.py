@@ -264,15 +264,15 @@ class Settings(BaseSettings):
         except ValueError:
             return False
 
-    def decode_limits(self) -> DecodeLimits:
-        """Return what an image sent by a stranger may cost."""
+    def decode_limits(self, formats: tuple[str, ...] = SERVICE_FORMATS) -> DecodeLimits:
+        """Return what an image of these formats, by default those that strangers may send, may cost."""
         return DecodeLimits(
             max_bytes=self.max_image_bytes,
             max_pixels=self.max_pixels,
             max_side=self.max_side,
             max_scans=self.max_scans,
             max_chunks=self.max_chunks,
-            formats=SERVICE_FORMATS,
+            formats=formats,
         )
 
 

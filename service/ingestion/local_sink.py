@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
 from backbone.artifact import load_artifact
-from backbone.decode import ALL_FORMATS, DecodeLimits
+from backbone.decode import ALL_FORMATS
 from service.embedding.embedder import Answer, Embedder
 from service.embedding.models import start_model
 from service.ingestion.incoming import Incoming, PutResult
@@ -97,19 +97,11 @@ def open_local_sink(
         BackboneError: the artifact is missing or damaged, or the collection would be new and no runtime computes it.
     """
     roomy = settings.model_copy(update={"queue_images": max(settings.queue_images, _LEAST_QUEUE_IMAGES)})
-    limits = DecodeLimits(
-        max_bytes=settings.max_image_bytes,
-        max_pixels=settings.max_pixels,
-        max_side=settings.max_side,
-        max_scans=settings.max_scans,
-        max_chunks=settings.max_chunks,
-        formats=formats,
-    )
     with Library.open(settings.data, settings.threads) as library, ExitStack() as started:
         artifact = load_artifact(settings.artifact[0])
 
         def start() -> Embedder:
-            made = start_model(roomy, artifact, limits).embedder
+            made = start_model(roomy, artifact, settings.decode_limits(formats)).embedder
             started.callback(made.close)
             return made
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from backbone.decode import ALL_FORMATS, SERVICE_FORMATS, DecodeLimits
 from service.errors import SettingsInvalid
 from service.settings import Settings, load_settings
 
@@ -38,6 +40,15 @@ def test_each_limit_has_two_sides(name: str, good: int, bad: int) -> None:
     assert getattr(load_settings(**NEEDED, **{name: good}), name) == good
     with pytest.raises(SettingsInvalid, match=name.upper()):
         load_settings(**NEEDED, **{name: bad})
+
+
+def test_the_limits_of_an_image_are_those_of_the_settings_and_its_formats_those_of_strangers_or_named_ones() -> None:
+    settings = load_settings(
+        **NEEDED, max_image_bytes=1_000_000, max_pixels=2_000_000, max_side=3_000, max_scans=4, max_chunks=500
+    )
+    limits = DecodeLimits(1_000_000, 2_000_000, 3_000, max_scans=4, max_chunks=500, formats=SERVICE_FORMATS)
+    assert settings.decode_limits() == limits
+    assert settings.decode_limits(ALL_FORMATS) == replace(limits, formats=ALL_FORMATS)
 
 
 def test_a_request_larger_than_the_queue_is_refused_at_the_start() -> None:
