@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +12,8 @@ import typer
 from dinodex.exits import BAD_DATA, TERMINATED
 
 if TYPE_CHECKING:
-    from service.ingestion.job import IndexResult, Progress
+    from service.ingestion.job import IndexResult, OnChunk
     from service.ingestion.sinks import Sink
-
-REFUSALS_SHOWN = 20  # a screenful; --report keeps them all
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,10 +86,10 @@ def index(
 
     taken = _formats(formats, remote=url is not None)
     listing = list_images(source, formats=taken, labels=labels if labels in ("folders", "none") else Path(labels))
-    with stopping_on_sigterm() as stop, _report_file(report) as file:
-        with _open_sink(collection, artifact, data, url, api_key, taken) as sink, _progress(len(listing)) as progress:
-            result = index_folder(listing, sink, report=file, prune=prune, progress=progress, stop=stop)
-        _summarise(result, file, kept=report is not None)
+    with stopping_on_sigterm() as stop:
+        with _open_sink(collection, artifact, data, url, api_key, taken) as sink, _progress(len(listing)) as on_chunk:
+            result = index_folder(listing, sink, report=report, prune=prune, on_chunk=on_chunk, stop=stop)
+        _summarise(result, report)
     if result.interrupted:
         raise typer.Exit(TERMINATED)
     if result.refused == len(listing):
@@ -128,25 +124,15 @@ def _formats(given: str | None, *, remote: bool) -> tuple[str, ...]:
 
     if given is None:
         return SERVICE_FORMATS if remote else ALL_FORMATS
-    chosen = tuple(name.strip().upper().replace("JPG", "JPEG") for name in given.split(","))
-    if unknown := [name for name in chosen if name not in ALL_FORMATS]:
+    named = tuple(name.strip().upper().replace("JPG", "JPEG") for name in given.split(","))
+    if unknown := [name for name in named if name not in ALL_FORMATS]:
         known = ", ".join(ALL_FORMATS).lower()
         raise typer.BadParameter(f"{unknown[0].lower()!r} is not one of {known}", param_hint="--formats")
-    return chosen
+    return named
 
 
 @contextmanager
-def _report_file(given: Path | None) -> Iterator[Path]:
-    """Yield where refusals are written: the file that was asked for, or one that is read to the terminal and deleted."""
-    if given is not None:
-        yield given
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder) / "refused.jsonl"
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Progress]:
+def _progress(total: int) -> Iterator[OnChunk]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -157,13 +143,12 @@ def _progress(total: int) -> Iterator[Progress]:
         yield lambda result: bar.update(task, completed=result.done, rate=f"{result.images_per_s:.0f} images/s")
 
 
-def _summarise(result: IndexResult, report: Path, *, kept: bool) -> None:
-    refusals = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
-    for refusal in refusals[:REFUSALS_SHOWN]:
-        typer.echo(f"refused {refusal['id']}: {refusal['detail']}", err=True)
-    if len(refusals) > REFUSALS_SHOWN:
-        more = f"all are in {report}" if kept else "--report FILE keeps them all"
-        typer.echo(f"... and {len(refusals) - REFUSALS_SHOWN} more; {more}", err=True)
+def _summarise(result: IndexResult, report: Path | None) -> None:
+    for refusal in result.first_refusals:
+        typer.echo(f"refused {refusal.id}: {refusal.detail}", err=True)
+    if more := result.refused - len(result.first_refusals):
+        where = f"all are in {report}" if report is not None else "--report FILE keeps them all"
+        typer.echo(f"... and {more} more; {where}", err=True)
     pruned = f", {result.pruned} pruned" if result.pruned else ""
     typer.echo(
         f"{result.created} created, {result.replaced} replaced, {result.unchanged} unchanged, {result.refused} refused{pruned}"

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -26,18 +26,19 @@ from backbone.errors import ImageRefused, TooManyBytes
 from backbone.listing import ImageList, ListedImage
 from service.errors import Invalid
 from service.ingestion.incoming import Incoming, PutResult
-from service.ingestion.refusal_report import Refusals
+from service.ingestion.refusal_report import Refusal, RefusalReport
 from service.ingestion.sinks import IndexedFile, Sink
 from service.points import Source, check_id, check_label, check_source, hash_image
 
 CHUNK_IMAGES = 32  # one full forward pass
 CHUNK_BYTES = 32 * 2**20  # so that a chunk of large photographs is no larger in memory than a request may be
+FIRST_REFUSALS = 20  # kept with the figures: a screenful; the report has them all
 CHUNKS_UNDER_WAY = 3  # one being read and decoded, one computed, one committed
 
 
 @dataclass
 class IndexResult:
-    """What a job did."""
+    """The figures of a job, so far or in the end."""
 
     created: int = 0
     replaced: int = 0
@@ -46,6 +47,7 @@ class IndexResult:
     pruned: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    first_refusals: list[Refusal] = field(default_factory=list)  # FIRST_REFUSALS of them at most
 
     @property
     def done(self) -> int:
@@ -58,7 +60,7 @@ class IndexResult:
         return self.done / self.seconds if self.seconds else 0.0
 
 
-Progress = Callable[[IndexResult], None]
+OnChunk = Callable[[IndexResult], None]
 
 
 def index_folder(
@@ -67,7 +69,7 @@ def index_folder(
     *,
     report: Path | None = None,
     prune: bool = False,
-    progress: Progress = lambda result: None,
+    on_chunk: OnChunk = lambda result: None,
     stop: threading.Event | None = None,
     max_image_bytes: int = DecodeLimits.max_bytes,
 ) -> IndexResult:
@@ -78,7 +80,7 @@ def index_folder(
         sink: where to.
         report: a JSON lines file that gets a line for each file that was refused; written anew.
         prune: in the end, delete points that were indexed from under this root and whose file is not listed any more.
-        progress: called after each chunk with the figures so far.
+        on_chunk: called after each chunk with the figures so far.
         stop: when set, nothing new is begun, what is under way is finished, and nothing is pruned.
         max_image_bytes: a larger file is refused without being read.
 
@@ -89,14 +91,14 @@ def index_folder(
     begun = time.perf_counter()
     result = IndexResult()
     known = sink.known()
-    with Refusals(report) as refusals, ThreadPoolExecutor(CHUNKS_UNDER_WAY, thread_name_prefix="index") as pool:
+    with RefusalReport(report) as refusals, ThreadPoolExecutor(CHUNKS_UNDER_WAY, thread_name_prefix="index") as pool:
 
         def ended(chunks: set[Future[Sequence[PutResult]]]) -> None:
             for chunk in chunks:
                 for placed in chunk.result():
                     _count(result, placed, refusals)
             result.seconds = time.perf_counter() - begun
-            progress(result)
+            on_chunk(result)
 
         under_way: set[Future[Sequence[PutResult]]] = set()
         for chunk in _chunks(listing, known, result, refusals, stop, max_image_bytes):
@@ -109,7 +111,7 @@ def index_folder(
     if prune and not result.interrupted:
         result.pruned = _prune(listing, known, sink)
     result.seconds = time.perf_counter() - begun
-    progress(result)
+    on_chunk(result)
     return result
 
 
@@ -132,7 +134,7 @@ def _chunks(
     listing: ImageList,
     known: Mapping[str, IndexedFile],
     result: IndexResult,
-    refusals: Refusals,
+    refusals: RefusalReport,
     stop: threading.Event,
     max_image_bytes: int,
 ) -> Iterator[list[Incoming]]:
@@ -144,8 +146,7 @@ def _chunks(
         try:
             item = _read(image, known.get(image.id), max_image_bytes)
         except (OSError, ImageRefused, Invalid) as error:
-            result.refused += 1
-            refusals.add(image.id, error)
+            _refuse(image.id, error, result, refusals)
             continue
         if item is None:
             result.unchanged += 1
@@ -183,16 +184,23 @@ def _same_file(before: Source, now: os.stat_result) -> bool:
     return (before.size, before.mtime_ns) == (now.st_size, now.st_mtime_ns)
 
 
-def _count(result: IndexResult, placed: PutResult, refusals: Refusals) -> None:
+def _count(result: IndexResult, placed: PutResult, refusals: RefusalReport) -> None:
     if placed.error is not None:
-        result.refused += 1
-        refusals.add(placed.id, placed.error)
+        _refuse(placed.id, placed.error, result, refusals)
     elif placed.status == "created":
         result.created += 1
     elif placed.status == "replaced":
         result.replaced += 1
     else:
         result.unchanged += 1
+
+
+def _refuse(id_: str, error: Exception, result: IndexResult, refusals: RefusalReport) -> None:
+    refusal = Refusal.of(id_, error)
+    refusals.add(refusal)
+    result.refused += 1
+    if len(result.first_refusals) < FIRST_REFUSALS:
+        result.first_refusals.append(refusal)
 
 
 def _prune(listing: ImageList, known: Mapping[str, IndexedFile], sink: Sink) -> int:

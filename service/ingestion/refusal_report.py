@@ -1,8 +1,9 @@
-"""The batch job's report: one JSON line for each file that was refused, with its reason."""
+"""The refusal report of the batch job: one JSON line for each file that was refused, with its reason."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -10,8 +11,24 @@ from typing import Self, TextIO
 from backbone.errors import StorageFailed
 
 
-class Refusals:
-    """Writes the report while the job runs; without a path it writes nothing. A context manager.
+@dataclass(frozen=True)
+class Refusal:
+    """A file that was refused, by its id, and why."""
+
+    id: str
+    code: str
+    detail: str
+
+    @classmethod
+    def of(cls, id_: str, error: Exception) -> Self:
+        """Say why the file with this id was refused."""
+        if isinstance(error, OSError):
+            return cls(id_, "file_unreadable", f"the file cannot be read: {error.strerror or type(error).__name__}.")
+        return cls(id_, getattr(error, "code", type(error).__name__), str(error))
+
+
+class RefusalReport:
+    """The file that refusals are written to while the job runs; without a path nothing is written. A context manager.
 
     Raises:
         StorageFailed: the file cannot be written.
@@ -36,18 +53,14 @@ class Refusals:
         if self._file is not None:
             self._file.close()
 
-    def add(self, id_: str, error: Exception) -> None:
-        """Write that the file with this id was refused: `{"id", "code", "detail"}`."""
+    def add(self, refusal: Refusal) -> None:
+        """Write `{"id", "code", "detail"}`."""
         if self._file is None:
             return
-        if isinstance(error, OSError):
-            code, detail = "file_unreadable", f"the file cannot be read: {error.strerror or type(error).__name__}."
-        else:
-            code, detail = getattr(error, "code", type(error).__name__), str(error)
         try:
-            self._file.write(json.dumps({"id": id_, "code": code, "detail": detail}) + "\n")
-        except OSError as failed:
-            raise self._failed(failed) from failed
+            self._file.write(json.dumps(asdict(refusal)) + "\n")
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> StorageFailed:
         return StorageFailed(f"the report {self._path} cannot be written ({error.strerror}); choose another path.")

@@ -16,6 +16,7 @@ from service.errors import InvalidVector, Saturated
 from service.ingestion import job
 from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.job import IndexResult, index_folder, stopping_on_sigterm
+from service.ingestion.refusal_report import Refusal
 from service.ingestion.sinks import IndexedFile
 
 PER_CLASS = 3
@@ -131,6 +132,19 @@ def test_refused_and_unreadable_files_are_reported_and_the_rest_is_indexed(folde
     assert lines["cat/bad.png"]["detail"] == "it is bad"
 
 
+def test_a_screenful_of_refusals_is_kept_with_the_figures_with_and_without_a_report(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(job.FIRST_REFUSALS + 5):
+        (folder / f"{index:02d}.png").write_bytes(b"bad%d" % index)
+    first = [Refusal(f"{index:02d}.png", "invalid_vector", "it is bad") for index in range(job.FIRST_REFUSALS)]
+    for report in (None, tmp_path / "refused.jsonl"):
+        result = index_folder(list_images(folder), Memory(), report=report)
+        assert result.refused == job.FIRST_REFUSALS + 5
+        assert result.first_refusals == first
+    assert [Refusal(**json.loads(line)) for line in report.read_text().splitlines()[: job.FIRST_REFUSALS]] == first
+
+
 def test_a_file_of_the_byte_limit_is_taken(folder: Path) -> None:
     size = max(path.stat().st_size for path in folder.rglob("*.png"))
     assert index_folder(list_images(folder), Memory(), max_image_bytes=size).refused == 0
@@ -209,9 +223,9 @@ def test_a_sink_that_fails_as_a_whole_ends_the_job(folder: Path) -> None:
         index_folder(list_images(folder), sink)
 
 
-def test_progress_counts_up_to_every_file(folder: Path) -> None:
+def test_the_figures_after_each_chunk_count_up_to_every_file(folder: Path) -> None:
     seen: list[int] = []
-    result = index_folder(list_images(folder), Memory(), progress=lambda so_far: seen.append(so_far.done))
+    result = index_folder(list_images(folder), Memory(), on_chunk=lambda so_far: seen.append(so_far.done))
     assert seen == sorted(seen)
     assert seen[-1] == result.done == 6
     assert result.images_per_s > 0
