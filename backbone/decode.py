@@ -14,6 +14,7 @@ conversion, which are part of an artifact's fingerprint (`DECODE_RULES`):
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,8 +52,8 @@ DECODE_RULES: dict[str, Any] = {
     "version": 1,
 }
 
-# Pillow's remarks on odd metadata are of no use here. Once for all: filters are the process's, and decoding runs in many threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+# As `warnings` keeps it. Pillow's remarks on odd metadata are of no use here.
+_PILLOW_IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
     ("JPEG", 0, b"\xff\xd8\xff"),
@@ -95,6 +96,7 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
         ImageRefused: a subclass that says why.
     """
     limits = limits or DecodeLimits()
+    _ignore_pillow_warnings()
     kind = _check_bytes(data, limits)
     with refusals(), Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_header(image, limits, len(data))
@@ -159,6 +161,15 @@ def check_signature(data: bytes, limits: DecodeLimits) -> str:
         accepted = ", ".join(limits.formats)
         raise UnsupportedImageType(f"these bytes are not an accepted image type; accepted are {accepted}.")
     return kind
+
+
+def _ignore_pillow_warnings() -> None:
+    """Let Pillow warn of nothing, where it does not yet: filters are the process's, and decoding runs in many threads.
+
+    Asked for with every image, because whoever leaves a `warnings.catch_warnings` takes back what was set inside of it.
+    """
+    if _PILLOW_IGNORED not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW_IGNORED[3].pattern)
 
 
 def _check_bytes(data: bytes, limits: DecodeLimits) -> str:

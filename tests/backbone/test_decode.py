@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -29,6 +32,26 @@ from backbone.errors import (
 def test_every_format_decodes_to_rgb_of_its_size(kind: str) -> None:
     image = decode(encoded(picture(31, 17), kind))
     assert (image.mode, image.size) == ("RGB", (31, 17))
+
+
+def test_pillow_s_warnings_are_ignored_from_an_image_on_and_nobody_else_s() -> None:
+    for _ in range(2):  # the first block takes its filter with it when it is left
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.resetwarnings()
+            warnings.simplefilter("always")
+            decode(encoded(picture()))
+            decode(encoded(picture()))
+            warnings.warn_explicit("odd metadata", UserWarning, "TiffImagePlugin.py", 1, module="PIL.TiffImagePlugin")
+            warnings.warn_explicit("mind this", UserWarning, "other.py", 1, module="other")
+            filters = len(warnings.filters)
+        assert [str(each.message) for each in heard] == ["mind this"]
+        assert filters == 2
+
+
+def test_an_import_leaves_the_warnings_of_a_process_as_they_are() -> None:
+    ask = "import warnings, PIL.Image, numpy, PIL.ImageOps\nbefore = warnings.filters[:]\n"
+    ask += "import backbone.decode\nassert warnings.filters == before, warnings.filters"
+    subprocess.run([sys.executable, "-c", ask], check=True)
 
 
 def test_formats_outside_the_limits_are_refused_by_their_first_bytes() -> None:
