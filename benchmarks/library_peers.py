@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from usearch.index import Index
 
 from backbone.cores import usable_cores
+from service.index.faiss_threads import prefer_matrix_products
 
 EF_CONSTRUCTION = 200  # hnswlib's default; its M is 16. usearch's defaults are 16 and 128
 EF_LADDER = (10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024)
@@ -99,6 +100,7 @@ class Exact:
     def __init__(self, vectors: Vectors) -> None:
         """Hold the vectors where they are."""
         self.vectors = vectors
+        prefer_matrix_products()  # as the library's own searches have it
 
     def search(self, queries: Vectors, k: int, threads: int) -> Numbers:
         """Return positions [Q, k]."""
