@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from service.analysis.point_set import UNLABELLED, PointSet
 from service.analysis.progress import Progress, paced
+from service.index.positions import Positions
 from service.index.row_set import RowSet
 from service.index.segments import NO_ROW
 from service.points import Rows, Vector
@@ -24,8 +25,6 @@ MOST_K = 512  # a point with as many duplicates and more is linked to the neares
 LISTED = 100  # ids of a group that are listed; beyond lie blank frames and placeholders, whose number says enough
 ROUNDING = 1e-6  # what float32 may take from the cosine of two equal vectors: 1.0 finds them
 PENDING_PAIRS = 2_000_000  # joined at once: 32 MB, and a pass over all points' groups for each time
-
-Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from service.analysis.centroids import NOISE, Centroids, Clusters, reaching_everywhere
 from service.analysis.choose_k import SWEEP_POINTS, choose_k
@@ -15,6 +14,7 @@ from service.analysis.kmeans import BLOCK, POINTS_PER_CENTROID, train
 from service.analysis.point_set import PointSet
 from service.analysis.progress import Progress, part_of
 from service.errors import Invalid
+from service.index.positions import Positions
 from service.points import Vector
 
 Method = Literal["kmeans", "hdbscan"]
@@ -124,12 +124,12 @@ def _ordered(centroids: Centroids, clusters: Clusters, similarity: Vector, param
     return Grouping(centroids.reordered(order), number[clusters], similarity, parameters)
 
 
-def _sample(count: int, most: int, seed: int) -> npt.NDArray[np.int64]:
+def _sample(count: int, most: int, seed: int) -> Positions:
     """Return up to `most` of `count` positions, ascending, drawn without preference."""
     if count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def _vectors(point_set: PointSet, positions: npt.NDArray[np.int64]) -> Vector:
+def _vectors(point_set: PointSet, positions: Positions) -> Vector:
     return point_set.view.vectors(point_set.rows[positions])

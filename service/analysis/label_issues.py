@@ -7,13 +7,13 @@ suspected where another label is more probable (the predicted label is not the g
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from service.analysis.point_set import NO_NEIGHBOUR, UNLABELLED, PointSet
+from service.analysis.progress import Progress
 from service.analysis.voting import Labels, Voters, Voting, voters
 from service.points import Vector
 
@@ -51,7 +51,7 @@ class LabelIssues:
 
 
 def find_label_issues(
-    point_set: PointSet, k: int, limit: int, voting: Voting, exact: bool, progress: Callable[[float], None]
+    point_set: PointSet, k: int, limit: int, voting: Voting, exact: bool, progress: Progress
 ) -> LabelIssues:
     """Return the `limit` most suspicious of these points, which are labelled. `progress` may raise to stop the work.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from service.analysis.point_set import UNLABELLED, PointSet
+from service.analysis.progress import Progress
 from service.analysis.voting import Labels, Voting, voters
 
 BINS = 15  # of the calibration: the number of Guo et al.
@@ -80,9 +81,7 @@ class Evaluation:
     calibration: Calibration
 
 
-def evaluate(
-    point_set: PointSet, ks: Sequence[int], voting: Voting, exact: bool, progress: Callable[[float], None]
-) -> Evaluation:
+def evaluate(point_set: PointSet, ks: Sequence[int], voting: Voting, exact: bool, progress: Progress) -> Evaluation:
     """Classify every one of these points, which are labelled, by its `k` nearest others, for each of `ks`.
 
     Memory: 4 bytes for each point and k beside the neighbours of one block. `progress` may raise to stop the work.

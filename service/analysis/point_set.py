@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.analysis.progress import paced
+from service.index.positions import Positions
 from service.index.row_set import RowSet
 from service.index.vector_index import NO_ROW, Rows, View
 from service.points import Vector
@@ -41,7 +42,7 @@ class PointSet:
         """Return only the points that bear a label."""
         return self.subset(np.flatnonzero(self.labels != UNLABELLED))
 
-    def subset(self, positions: npt.NDArray[np.int64]) -> PointSet:
+    def subset(self, positions: Positions) -> PointSet:
         """Return only the points at these positions (ascending)."""
         return PointSet(self.rows[positions], self.labels[positions], self.names, self.view)
 
@@ -54,7 +55,7 @@ class PointSet:
         for start in range(0, len(self), BLOCK_POINTS):
             yield start, self.vectors(start, start + BLOCK_POINTS)
 
-    def neighbours(self, k: int, exact: bool = False) -> Iterator[tuple[int, Vector, npt.NDArray[np.int64]]]:
+    def neighbours(self, k: int, exact: bool = False) -> Iterator[tuple[int, Vector, Positions]]:
         """Yield each point's `k` nearest others among these points (capped at what is there), a block at a time.
 
         The index answers, as it does searches, or a comparison with every vector where `exact` is asked for.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Positions = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]  # places in an order, from 0: of vectors in a segment, of points in a set
 Bitmap = npt.NDArray[np.uint8]  # bit i, least significant first, says something of position i
 
 

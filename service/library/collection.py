@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any
 
@@ -14,6 +14,7 @@ from service.analysis.classification import classify
 from service.analysis.clusterings import Clusterings
 from service.analysis.grouping import Recipe
 from service.analysis.point_set import UNLABELLED, PointSet
+from service.analysis.progress import Progress
 from service.analysis.voting import Balance, Voting
 from service.errors import CollectionEmpty, CollectionMissing, DuplicateId, FilterInvalid
 from service.index.vector_index import Rows, View
@@ -290,7 +291,7 @@ class Collection:
                 sizes = [self._class_sizes.without(now, filter, id_) for id_ in exclude or [None] * len(hits)]
         return classify(hits, Voting(temperature, weighting, balance), reject_below, sizes)
 
-    def cluster(self, recipe: Recipe, progress: Callable[[float], None]) -> str:
+    def cluster(self, recipe: Recipe, progress: Progress) -> str:
         """Group the points; return the id of the clustering. Raises Invalid, CollectionEmpty, and what `progress` raises."""
         self._alive()
         return self._clusterings.create(self.point_set(), recipe, progress)

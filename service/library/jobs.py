@@ -16,12 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from service.analysis.progress import Progress
 from service.errors import JobCancelled, JobMissing, ServiceError, Storage, StorageFailed
 from service.store.database import Database
 
+__all__ = ["Job", "Jobs", "Progress", "Work"]
+
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-Progress = Callable[[float], None]  # takes the share that is done, 0 to 1; raises JobCancelled
-Work = Callable[[Progress], Any]  # returns the result, which must be JSON
+Work = Callable[[Progress], Any]  # returns the result, which must be JSON; its progress calls raise JobCancelled
 
 KEPT_JOBS = 1_000  # finished jobs that can still be asked for; each is a few hundred bytes
 RESTARTED = {"code": "service_restarted", "detail": "The service was restarted before the job ended; start it again."}

@@ -12,7 +12,7 @@ from service.errors import LibraryInvalid
 from service.index import segment_files
 from service.library.builder import IndexedCollection
 from service.points import Rows
-from service.store.stored_vectors import read_rows, vectors_of_rows
+from service.store.stored_vectors import surviving_rows, vectors_of_rows
 
 COMPARED_VECTORS = 64  # of the snapshot, with the records: finds a database that was put back from a copy by hand
 
@@ -30,7 +30,7 @@ def start(connection: sqlite3.Connection, folder: Path, indexed: IndexedCollecti
     for path in segment_files.generations(home):
         try:
             main = segment_files.read(path, identity, tick)
-            alive = read_rows(connection, identity.collection, main.last_row, known=main.segment.count)
+            alive = surviving_rows(connection, identity.collection, main.last_row, known=main.segment.count)
             _compare(connection, main.segment.rows if alive is None else alive, main)
         except segment_files.SegmentRejected as rejected:
             log.warning("snapshot_refused", collection=identity.collection, detail=str(rejected)[:500])

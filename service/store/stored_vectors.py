@@ -39,8 +39,8 @@ def read_vectors(connection: sqlite3.Connection, after: Mapping[int, int]) -> It
             yield collection, np.array([row for row, _ in pairs], np.int64), _stacked([b for _, b in pairs], dimension)
 
 
-def read_rows(connection: sqlite3.Connection, collection: int, last: int, known: int) -> Rows | None:
-    """Return the rows up to `last` of a collection, ascending; None where there are as many as the `known`.
+def surviving_rows(connection: sqlite3.Connection, collection: int, last: int, known: int) -> Rows | None:
+    """Return those rows of a collection up to `last` that are still there, ascending; None where they are as many as the `known`.
 
     Rows are never used again, so of a set of known rows, as many as there were are those that there were.
     """
