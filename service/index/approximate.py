@@ -30,19 +30,19 @@ from service.points import Vector
 Kind = Literal["hnsw", "ivf"]
 
 NEAR, FAR, DEEP = 10, 100, 1000  # the numbers of neighbours for which the needed effort is measured
-VECTORS_PER_EF = 10  # vectors that are compared one by one in the time that one more in sight costs a graph (32 links)
+VECTORS_PER_EF = 10  # vectors that are compared one by one in the time that one more candidate costs a graph (32 links)
 WIDER = 4  # how much further a search looks that found too few
 SPARE = (
     30  # found beyond k, and up to twice k: half precision confuses neighbours whose cosines differ by less than 0.001
 )
-TRUSTED = 0.75  # of what a search sees: at the rim it misses most
+TRUSTED = 0.75  # of the candidates: the last are where a search misses most
 HELD_OUT = 400  # vectors: their 4,000 neighbours tell a recall of .99 to .002
 BLOCK_QUERIES = 1024  # queries whose finds are scored again at a time: 60 MB at k = 10 and 384 dimensions
 
 
 @dataclass(frozen=True)
 class SearchEffort:
-    """What a kind of index needs: the effort for NEAR, FAR and DEEP neighbours, and the recall of the NEAR with it, as measured.
+    """The effort that a kind of index needs: for NEAR, FAR and DEEP neighbours, and the recall of the NEAR with it, as measured.
 
     `deep` is None where no effort found so many: they lie beyond the clusters in which the index finds its way. `built` is the number
     of vectors that the index was built over; the others have been added since.
@@ -55,7 +55,7 @@ class SearchEffort:
     recall: float
     built: int
 
-    def effort(self, k: int) -> int | None:
+    def for_neighbours(self, k: int) -> int | None:
         """Return the effort for k neighbours, in between of what was measured; None beyond it."""
         if k <= FAR:
             return _between(k, NEAR, self.near, FAR, self.far)
@@ -84,21 +84,21 @@ class ApproximateIndex:
 
     index: Any  # faiss.IndexHNSWSQ or faiss.IndexIVFScalarQuantizer; FAISS has no types
     count: int
-    reach: SearchEffort
+    effort: SearchEffort
     path: Path | None = None  # of the file that is mapped into memory
     memory_bytes: int = 0  # of that file
 
     @classmethod
-    def read(cls, path: Path, reach: SearchEffort) -> ApproximateIndex:
+    def read(cls, path: Path, effort: SearchEffort) -> ApproximateIndex:
         """Open an index as a memory-mapped file. The file is trusted: whoever calls has compared its checksum."""
-        flags = faiss.IO_FLAG_MMAP_IFC if reach.kind == "hnsw" else faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
+        flags = faiss.IO_FLAG_MMAP_IFC if effort.kind == "hnsw" else faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
         index = faiss.read_index(str(path), flags)
-        return cls(index, int(index.ntotal), reach, path, path.stat().st_size)
+        return cls(index, int(index.ntotal), effort, path, path.stat().st_size)
 
     def candidates(self, k: int, size: int) -> int | None:
-        """Return how many of the nearest of all to ask for, where k of `size` chosen ones are wanted.
+        """Return how many of the nearest of all to ask for, where k of `size` selected ones are wanted.
 
-        None where comparing with every chosen vector costs less, or so many are beyond the index's reach.
+        None where comparing with every selected vector costs less, or no effort is known that finds so many.
         """
         if size == self.count:
             return self._worth(k, size)
@@ -107,38 +107,38 @@ class ApproximateIndex:
         return self._worth(max(2 * k, math.ceil((2.5 - share) * k / share)), size)
 
     def _worth(self, candidates: int, size: int) -> int | None:
-        effort = self.reach.effort(candidates)
+        effort = self.effort.for_neighbours(candidates)
         if effort is None:
             return None
-        compared = VECTORS_PER_EF * effort if self.reach.kind == "hnsw" else effort * self.count / self.index.nlist
+        compared = VECTORS_PER_EF * effort if self.effort.kind == "hnsw" else effort * self.count / self.index.nlist
         return None if size <= compared else candidates
 
     def search(
-        self, vectors: Vector, queries: Vector, k: int, candidates: int, chosen: PositionSet | None
+        self, vectors: Vector, queries: Vector, k: int, candidates: int, selected: PositionSet | None
     ) -> tuple[Vector, Positions, npt.NDArray[np.bool_]]:
-        """Search for the k nearest among the chosen (None: all), looking at the `sight` nearest of all.
+        """Search for the k nearest among the selected (None: all), looking at the nearest `candidates` of all.
 
         Returns:
             cosines [Q, k] and positions [Q, k], best first, and bool [Q]: whether as many as wanted were found.
         """
         wanted = min(max(candidates, rescored(k)), self.count)
-        effort = self.reach.effort(candidates)
-        assert effort is not None  # `sight` asks for no more than is within reach
+        effort = self.effort.for_neighbours(candidates)
+        assert effort is not None  # `candidates` asks for no more than it is known for
         at = self._find(queries, wanted, effort)
-        size = self.count if chosen is None else len(chosen)
-        if chosen is None:
+        size = self.count if selected is None else len(selected)
+        if selected is None:
             sure = np.count_nonzero(at >= 0, axis=1) >= k
         else:
-            at, sure = _allowed(at, chosen, k, int(TRUSTED * candidates))
+            at, sure = _allowed(at, selected, k, int(TRUSTED * candidates))
         scores, at = self._rescored(vectors, queries, at, k)
         wider = self._worth(WIDER * candidates, size)
         if wider is not None and not sure.all():
-            scores[~sure], at[~sure], sure[~sure] = self.search(vectors, queries[~sure], k, wider, chosen)
+            scores[~sure], at[~sure], sure[~sure] = self.search(vectors, queries[~sure], k, wider, selected)
         return scores, at, sure
 
     def _find(self, queries: Vector, wanted: int, effort: int) -> Positions:
         """Return positions [Q, wanted], nearest first, -1 where fewer were found. The effort is a parameter of the call."""
-        if self.reach.kind == "hnsw":
+        if self.effort.kind == "hnsw":
             parameters = faiss.SearchParametersHNSW(efSearch=max(effort, wanted))  # FAISS' own rule, said aloud
         else:
             parameters = faiss.SearchParametersIVF(nprobe=min(effort, self.index.nlist))
@@ -148,9 +148,9 @@ class ApproximateIndex:
     @functools.cached_property
     def _position_of(self) -> npt.NDArray[np.int32]:
         """The position of what stands at each place of the index, and -1 at the end, for place -1."""
-        built = np.arange(self.reach.built, dtype=np.int32)
-        held = held_out(self.reach.built)
-        later = np.arange(self.reach.built, self.count, dtype=np.int32)
+        built = np.arange(self.effort.built, dtype=np.int32)
+        held = held_out(self.effort.built)
+        later = np.arange(self.effort.built, self.count, dtype=np.int32)
         return np.concatenate([np.delete(built, held), built[held], later, np.array([-1], np.int32)])
 
     def _rescored(self, vectors: Vector, queries: Vector, at: Positions, k: int) -> tuple[Vector, Positions]:
@@ -180,12 +180,12 @@ def rescored(k: int) -> int:
     return k + min(2 * k, SPARE)
 
 
-def _allowed(at: Positions, chosen: PositionSet, k: int, trusted: int) -> tuple[Positions, npt.NDArray[np.bool_]]:
-    """Take the finds [Q, *] that are not chosen out: those left, in their order and -1 at the end, and where they suffice.
+def _allowed(at: Positions, selected: PositionSet, k: int, trusted: int) -> tuple[Positions, npt.NDArray[np.bool_]]:
+    """Take the finds [Q, *] that are not selected out: those left, in their order and -1 at the end, and where they suffice.
 
     They do where the k-th left is among the first `trusted` of all.
     """
-    allowed = (at >= 0) & bits(chosen.bitmap(), np.maximum(at, 0))
+    allowed = (at >= 0) & bits(selected.bitmap(), np.maximum(at, 0))
     sure = np.count_nonzero(allowed[:, :trusted], axis=1) >= k
     order = np.argsort(~allowed, axis=1, kind="stable")[:, : rescored(k)]
     return np.where(np.take_along_axis(allowed, order, axis=1), np.take_along_axis(at, order, axis=1), -1), sure

@@ -31,23 +31,23 @@ _COPIED_BYTES = 2**20  # at a time
 
 @dataclass(frozen=True)
 class Built:
-    """What a child made: the effort that the index needs, None where no kind will do and there is none; and what a manifest says of
+    """The work of a child: the effort that the index needs, None where no kind will do and there is none; and what a manifest says of
     the files.
     """
 
-    reach: SearchEffort | None
+    effort: SearchEffort | None
     files: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What to do: the folder, the dimension of its vectors, and the index that grows, where one does."""
+    """The task of a child: the folder, the dimension of its vectors, and the index that grows, where one does."""
 
     folder: str
     dimension: int
     threads: int
     index: str | None = None
-    reach: dict[str, Any] | None = None
+    reach: dict[str, Any] | None = None  # a SearchEffort, under its name in manifests
 
 
 def build(
@@ -61,13 +61,13 @@ def build(
     """
     task = _Task(str(folder), dimension, threads)
     if grown is not None:
-        task = _Task(str(folder), dimension, threads, str(grown.path), asdict(grown.reach))
+        task = _Task(str(folder), dimension, threads, str(grown.path), asdict(grown.effort))
     run_child(
         "service.index.build_worker", [json.dumps(asdict(task))], check, environment={"OMP_NUM_THREADS": str(threads)}
     )
-    said = json.loads((folder / _BUILT).read_bytes())
+    built = json.loads((folder / _BUILT).read_bytes())
     (folder / _BUILT).unlink()
-    return Built(None if said["reach"] is None else SearchEffort(**said["reach"]), said["files"])
+    return Built(None if built["reach"] is None else SearchEffort(**built["reach"]), built["files"])
 
 
 def main(task: _Task) -> None:
@@ -82,8 +82,8 @@ def main(task: _Task) -> None:
     found = _grown(task, vectors) or planner.build(vectors)
     if found is not None:
         files[INDEX] = _write_index(folder / INDEX, found[0])
-    reach = None if found is None else asdict(found[1])
-    (folder / _BUILT).write_text(json.dumps({"reach": reach, "files": files}))
+    effort = None if found is None else asdict(found[1])
+    (folder / _BUILT).write_text(json.dumps({"reach": effort, "files": files}))
 
 
 def _copied(*paths: Path) -> Iterator[bytes]:
@@ -97,14 +97,14 @@ def _grown(task: _Task, vectors: Vector) -> tuple[Any, SearchEffort] | None:
     if task.index is None or task.reach is None:
         return None
     index = faiss.read_index(task.index)
-    reach = planner.extend(index, SearchEffort(**task.reach), vectors)
-    return None if reach is None else (index, reach)
+    effort = planner.extend(index, SearchEffort(**task.reach), vectors)
+    return None if effort is None else (index, effort)
 
 
 def _write_index(path: Path, index: Any) -> dict[str, Any]:  # noqa: ANN401 - FAISS has no types
     with HashedFile(path) as file:  # FAISS' own writer keeps quiet about errors at closing
         faiss.write_index(index, faiss.BufferedIOWriter(faiss.PyCallbackIOWriter(file.write), 2**20))
-    return file.said()
+    return file.manifest_entry()
 
 
 if __name__ == "__main__":

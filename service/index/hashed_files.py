@@ -1,4 +1,4 @@
-"""Files that are written once and known by their size and sha256."""
+"""Hashed files: written once, and known by their size and sha256."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HashedFile:
             self._flushed = self._size
         return len(part)
 
-    def said(self) -> dict[str, Any]:
+    def manifest_entry(self) -> dict[str, Any]:
         """Return what a manifest says of the file."""
         return {"size": self._size, "sha256": self._digest.hexdigest()}
 
@@ -46,7 +46,7 @@ def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, A
     with HashedFile(path) as file:
         for part in parts:
             file.write(part)
-    return file.said()
+    return file.manifest_entry()
 
 
 def describe(path: Path) -> dict[str, Any]:

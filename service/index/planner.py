@@ -1,10 +1,10 @@
-"""The plan of a main segment: when to build one, exact or approximate, and how much effort the index then needs.
+"""The planner of main segments: when to build one, exact or approximate, and how much effort the index then needs.
 
 An index measures itself. Some of the vectors are held out while it is built, and are its queries: as far from all that it holds
 as new pictures will be. An exact search says what the nearest are; the effort grows until the index finds 99 % of them. Then it
 gets those that were held out, too. Of the kinds, the first that gets there is taken.
 
-What comes later is added to the index, and measured with in the same way, until it has doubled or the effort gets out of reach:
+What comes later is added to the index, and measured with in the same way, until it has doubled or no effort is enough:
 so building a point in costs the same however many there are.
 """
 
@@ -71,7 +71,7 @@ def may_extend(main: Segment | None, tail: int) -> bool:
     """Say whether the index of a main segment may get the points of the tail, rather than be built anew with them."""
     if main is None or main.approximate is None or _outlived(main):
         return False
-    return main.count + tail <= MOST_GROWTH * main.approximate.reach.built
+    return main.count + tail <= MOST_GROWTH * main.approximate.effort.built
 
 
 def _outlived(main: Segment) -> bool:
@@ -90,14 +90,14 @@ def build(vectors: Vector) -> tuple[Any, SearchEffort] | None:
         index = _hnsw(vectors) if kind == "hnsw" else _ivf(vectors)
         for start in range(0, len(vectors), BLOCK):
             index.add(_without(vectors, held, start))
-        reach = measure(kind, index, len(vectors), vectors, held)
-        if reach is not None:
+        effort = measure(kind, index, len(vectors), vectors, held)
+        if effort is not None:
             index.add(vectors[held])
-            return index, reach
+            return index, effort
     return None
 
 
-def extend(index: Any, reach: SearchEffort, vectors: Vector) -> SearchEffort | None:  # noqa: ANN401 - FAISS has no types
+def extend(index: Any, effort: SearchEffort, vectors: Vector) -> SearchEffort | None:  # noqa: ANN401 - FAISS has no types
     """Add to an index over the first of unit vectors [N, D] the others; return what it needs now, None where no effort is enough.
 
     The last of the new ones are its queries before it gets them.
@@ -106,11 +106,11 @@ def extend(index: Any, reach: SearchEffort, vectors: Vector) -> SearchEffort | N
     held = np.arange(len(vectors) - held_out_of(len(vectors) - known), len(vectors))
     for start in range(known, held[0], BLOCK):
         index.add(np.ascontiguousarray(vectors[start : min(start + BLOCK, held[0])]))
-    found = measure(reach.kind, index, reach.built, vectors, held)
+    found = measure(effort.kind, index, effort.built, vectors, held)
     if found is None:
         return None
     index.add(vectors[held])
-    return reach.widened(found)
+    return effort.widened(found)
 
 
 def _without(vectors: Vector, held: npt.NDArray[np.int64], start: int) -> Vector:
@@ -176,7 +176,7 @@ def _reached(
     """Return the least effort that finds enough of the k nearest, and the share that it finds; None where none does."""
     for effort in EFFORTS:
         if kind == "hnsw" and effort < rescored(k):
-            continue  # a graph that returns so many keeps at least as many in sight
+            continue  # a graph that returns so many keeps at least as many candidates
         approximate = ApproximateIndex(index, len(vectors), SearchEffort(kind, effort, effort, effort, 0.0, built))
         recall, error = _recall(approximate, vectors, queries, truth, k)
         if recall - error >= TARGET_RECALL + MARGIN:

@@ -1,4 +1,4 @@
-"""Some of a segment's positions, as positions or as a bitmap, whichever is at hand."""
+"""A set of positions in a segment, as positions or as a bitmap, whichever is at hand."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ class RowSet:
         known = self._known  # read once: other threads may set it meanwhile
         if known is not None and known[0] is segment.rows:
             return known[1]
-        chosen = PositionSet(segment.count, positions=segment.positions(self.rows))
-        if len(chosen) > BITMAP_SHARE * segment.count:
-            chosen = PositionSet(segment.count, bitmap=chosen.bitmap(), size=len(chosen))
+        positions = PositionSet(segment.count, positions=segment.positions(self.rows))
+        if len(positions) > BITMAP_SHARE * segment.count:
+            positions = PositionSet(segment.count, bitmap=positions.bitmap(), size=len(positions))
         if segment.fixed:
-            self._known = (segment.rows, chosen)
-        return chosen
+            self._known = (segment.rows, positions)
+        return positions
 
     def changed(self, rows: Rows, selected: Rows) -> RowSet:
         """Return this set after `rows` (ascending) came, went or changed, of which `selected` belong to it now.

@@ -1,11 +1,11 @@
-"""A main segment on disk: DATA/index/COLLECTION/GENERATION/, written whole or not at all, and read only where nothing is in doubt.
+"""A main segment on disk: DATA/index/COLLECTION/GENERATION/, written whole or not at all, and read only where all is proved good.
 
     vectors.f32     float32 [N, D], little-endian, unit rows
     rows.i64        int64 [N], ascending: the row of each vector
     index.faiss     the approximate index, where there is one
     manifest.json   what this belongs to, the effort that the index needs, and size and sha256 of the other files; written last
 
-Everything here can be made again from SQLite, so there is one answer to any doubt: leave it and build anew. FAISS' own reader
+Everything here can be made again from SQLite, so there is one answer to anything odd: reject it and build anew. FAISS' own reader
 accepts many damaged files (13 of 60 with flipped bits), so no file reaches it whose checksum has not been compared.
 """
 
@@ -36,12 +36,12 @@ MAX_MANIFEST_BYTES = 64 * 1024  # ours have one
 
 
 class SegmentRejected(Exception):
-    """A snapshot that cannot be used: missing, damaged, of another library or another format."""
+    """A main segment on disk that cannot be used: missing, damaged, of another library or another format."""
 
 
 @dataclass(frozen=True)
 class SegmentIdentity:
-    """What a snapshot was made from: the library (its epoch), the collection, the model."""
+    """The source of a main segment: the library (its epoch), the collection, the model."""
 
     epoch: str
     collection: int
@@ -111,52 +111,52 @@ def write(
         written = write_hashed(folder / into, (_bytes(block, "<f4") for block in blocks))
         files = {ROWS: write_hashed(folder / ROWS, [_bytes(rows, "<i8")])}
         built = build(folder)
-        reach = None if built is None else built.reach
+        effort = None if built is None else built.effort
         if into == VECTORS:
             files[VECTORS] = written
         if built is not None:
             files |= built.files
-        said = {
+        manifest = {
             "format": FORMAT,
             "belonging": asdict(identity),
             "tick": tick,
             "last_row": int(rows[-1]),
-            "reach": None if reach is None else asdict(reach),
+            "reach": None if effort is None else asdict(effort),
             "files": files,
         }
-        write_file(folder / MANIFEST, json.dumps(said, indent=1).encode())
+        write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     try:
-        return _opened(path, identity.dimension, len(rows), int(rows[-1]), reach)
+        return _opened(path, identity.dimension, len(rows), int(rows[-1]), effort)
     except (OSError, RuntimeError) as error:
         raise SegmentRejected(f"what was just written cannot be read: {error}") from error
 
 
 def read(path: Path, identity: SegmentIdentity, tick: int) -> MainSegment:
-    """Open a generation. `tick` is how far the library has come: a snapshot from beyond it is from another life of it.
+    """Open a generation. `tick` is how far the library has come: a segment from beyond it is of a library that was put back since.
 
     Raises SegmentRejected.
     """
     try:
-        said = json.loads(_small(path / MANIFEST))
-        if said["format"] != FORMAT or said["belonging"] != asdict(identity) or said["tick"] > tick:
+        manifest = json.loads(_small(path / MANIFEST))
+        if manifest["format"] != FORMAT or manifest["belonging"] != asdict(identity) or manifest["tick"] > tick:
             raise SegmentRejected("it belongs to something else")
-        files = said["files"]
+        files = manifest["files"]
         with ThreadPoolExecutor(2) as pool:  # hashing keeps two cores busy, and the disk
             list(pool.map(lambda name: _compare(path / name, files[name]), sorted(files)))
         count = files[ROWS]["size"] // 8
-        reach = None if said["reach"] is None else SearchEffort(**said["reach"])
-        main = _opened(path, identity.dimension, count, int(said["last_row"]), reach)
+        effort = None if manifest["reach"] is None else SearchEffort(**manifest["reach"])
+        main = _opened(path, identity.dimension, count, int(manifest["last_row"]), effort)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         raise SegmentRejected(f"it cannot be read: {error}") from error
     return main
 
 
-def _opened(path: Path, dimension: int, count: int, last_row: int, reach: SearchEffort | None) -> MainSegment:
+def _opened(path: Path, dimension: int, count: int, last_row: int, effort: SearchEffort | None) -> MainSegment:
     vectors = _mapped(path / VECTORS, "<f4", (count, dimension))
     rows = _mapped(path / ROWS, "<i8", (count,))
     approximate = None
-    if reach is not None:
-        approximate = ApproximateIndex.read(path / INDEX, reach)
+    if effort is not None:
+        approximate = ApproximateIndex.read(path / INDEX, effort)
         if approximate.count != count:
             raise SegmentRejected("index and vectors differ in number")
     if count and not (rows[0] > 0 and rows[-1] <= last_row and bool((np.diff(rows) > 0).all())):
@@ -172,8 +172,8 @@ def _small(path: Path) -> bytes:
     return data
 
 
-def _compare(path: Path, said: dict[str, Any]) -> None:
-    if path.stat().st_size != said["size"] or describe(path) != said:
+def _compare(path: Path, entry: dict[str, Any]) -> None:
+    if path.stat().st_size != entry["size"] or describe(path) != entry:
         raise SegmentRejected(f"{path.name} is damaged")
 
 

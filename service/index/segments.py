@@ -19,7 +19,7 @@ from service.index.positions import Bitmap, Positions, PositionSet, bits, packed
 from service.points import Rows, Vector
 
 NO_ROW = -1  # stands where fewer than k vectors could be found
-# FAISS' scan asks the bitmap about every vector (some 2 ns each) and reads those chosen where they are; copying them together
+# FAISS' scan asks the bitmap about every vector (some 2 ns each) and reads those selected where they are; copying them together
 # first costs some 80 ns each, and then a matrix product serves all queries.
 GATHER_SHARE = 1 / 32
 GATHER_QUERIES = 8
@@ -76,18 +76,18 @@ class Segment:
 
         allowed: the positions to which the search is confined; those with tombstones are left out.
         """
-        chosen = self._chosen(allowed)
-        if chosen is not None and not len(chosen):
+        selected = self._selected(allowed)
+        if selected is not None and not len(selected):
             return None
         if self.approximate is not None and not exact:
-            scores, at = self._approximately(self.approximate, queries, k, chosen)
+            scores, at = self._approximately(self.approximate, queries, k, selected)
         else:
-            scores, at = search_exactly(self.vectors[: self.count], queries, k, chosen)
+            scores, at = search_exactly(self.vectors[: self.count], queries, k, selected)
         none = at < 0
         scores[none] = -np.inf
         return scores, np.where(none, NO_ROW, self.rows[at])
 
-    def _chosen(self, allowed: PositionSet | None) -> PositionSet | None:
+    def _selected(self, allowed: PositionSet | None) -> PositionSet | None:
         if self.alive is None:
             return allowed
         if allowed is None:
@@ -95,43 +95,43 @@ class Segment:
         return allowed.among(self.alive)
 
     def _approximately(
-        self, approximate: ApproximateIndex, queries: Vector, k: int, chosen: PositionSet | None
+        self, approximate: ApproximateIndex, queries: Vector, k: int, selected: PositionSet | None
     ) -> tuple[Vector, Positions]:
-        """Let the index answer what it can vouch for, and compare with every chosen vector for the rest."""
-        candidates = approximate.candidates(k, len(self) if chosen is None else len(chosen))
-        if candidates is None:  # few are chosen, or many wanted: comparing is as fast, and exact
-            return search_exactly(self.vectors, queries, k, chosen)
-        scores, at, sure = approximate.search(self.vectors, queries, k, candidates, chosen)
+        """Let the index answer what it can vouch for, and compare with every selected vector for the rest."""
+        candidates = approximate.candidates(k, len(self) if selected is None else len(selected))
+        if candidates is None:  # few are selected, or many wanted: comparing is as fast, and exact
+            return search_exactly(self.vectors, queries, k, selected)
+        scores, at, sure = approximate.search(self.vectors, queries, k, candidates, selected)
         if not sure.all():
-            scores[~sure], at[~sure] = search_exactly(self.vectors, queries[~sure], k, chosen)
+            scores[~sure], at[~sure] = search_exactly(self.vectors, queries[~sure], k, selected)
         return scores, at
 
 
-def search_exactly(vectors: Vector, queries: Vector, k: int, chosen: PositionSet | None) -> tuple[Vector, Positions]:
-    """Compare queries [Q, D] with all vectors [N, D], or the chosen ones: cosines [Q, k] and positions [Q, k], -1 for none.
+def search_exactly(vectors: Vector, queries: Vector, k: int, selected: PositionSet | None) -> tuple[Vector, Positions]:
+    """Compare queries [Q, D] with all vectors [N, D], or the selected ones: cosines [Q, k] and positions [Q, k], -1 for none.
 
     Equal cosines are in the order of positions, also where k cuts through them: so that it is always the same copies of an
     image that are found, whatever k.
     """
     wide = k + 1  # one more shows whether k cuts through equal ones
-    scores, at = _compared(vectors, queries, wide, chosen)
+    scores, at = _compared(vectors, queries, wide, selected)
     cut = np.flatnonzero((scores[:, k - 1] == scores[:, k]) & (at[:, k] >= 0))
     scores, at = scores[:, :k].copy(), at[:, :k].copy()
     while len(cut) and wide < MOST_EQUAL:
         wide = min(4 * wide, MOST_EQUAL)
-        more, among = _compared(vectors, queries[cut], wide, chosen)
+        more, among = _compared(vectors, queries[cut], wide, selected)
         scores[cut], at[cut] = more[:, :k], among[:, :k]
         cut = cut[(more[:, k - 1] == more[:, -1]) & (among[:, -1] >= 0)]
     return scores, at
 
 
-def _compared(vectors: Vector, queries: Vector, k: int, chosen: PositionSet | None) -> tuple[Vector, Positions]:
-    if chosen is None or len(chosen) == len(vectors):
+def _compared(vectors: Vector, queries: Vector, k: int, selected: PositionSet | None) -> tuple[Vector, Positions]:
+    if selected is None or len(selected) == len(vectors):
         scores, at = _scan(vectors, queries, k, None)
-    elif len(chosen) > GATHER_SHARE * len(vectors) and len(queries) < GATHER_QUERIES:
-        scores, at = _scan(vectors, queries, k, chosen.bitmap())
+    elif len(selected) > GATHER_SHARE * len(vectors) and len(queries) < GATHER_QUERIES:
+        scores, at = _scan(vectors, queries, k, selected.bitmap())
     else:
-        found = list(_gathered(vectors, queries, k, chosen.positions()))
+        found = list(_gathered(vectors, queries, k, selected.positions()))
         return best([scores for scores, _ in found], [at for _, at in found], k)
     return best([scores], [at], k)
 

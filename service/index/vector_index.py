@@ -1,4 +1,4 @@
-"""The derived index of one collection: unit vectors in segments, and views of them that never change.
+"""The vector index of one collection, derived: unit vectors in segments, and views of them that never change.
 
 The first segment may be the main one: large, memory-mapped, built in the background (`service/library/builder.py`), with an approximate
 index where it pays. Behind it comes the tail, exact, which takes what was written since. A view holds segments as they were;
@@ -34,7 +34,7 @@ BATCH_QUERIES = 20
 
 @dataclass(frozen=True)
 class View:
-    """The index at one moment. It never changes, whatever is written afterwards."""
+    """A snapshot of the index. It never changes, whatever is written afterwards."""
 
     dimension: int
     segments: tuple[Segment, ...]

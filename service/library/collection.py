@@ -205,10 +205,10 @@ class Collection:
         approximate = None if now.view.main is None else now.view.main.approximate
         return CollectionStats(
             points=len(now.view),
-            index="exact" if approximate is None else approximate.reach.kind,
+            index="exact" if approximate is None else approximate.effort.kind,
             measured_recall=None
             if approximate is None
-            else approximate.reach.recall,  # nothing to measure in an exact one
+            else approximate.effort.recall,  # nothing to measure in an exact one
             tail=sum(len(s) for s in now.view.tail),
             building=self.indexed.waiting,
             memory_bytes=now.view.memory_bytes,

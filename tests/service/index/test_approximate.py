@@ -43,9 +43,9 @@ def view(clustered: tuple[Vector, npt.NDArray[np.int64], Vector], tmp_path_facto
     vectors, _, _ = clustered
     folder = tmp_path_factory.mktemp("index")
     vectors.tofile(folder / build_worker.VECTORS)
-    reach = build_worker.build(folder, D, 1, lambda: None).reach
-    assert reach is not None
-    approximate = ApproximateIndex.read(folder / build_worker.INDEX, reach)
+    effort = build_worker.build(folder, D, 1, lambda: None).effort
+    assert effort is not None
+    approximate = ApproximateIndex.read(folder / build_worker.INDEX, effort)
     index = VectorIndex(D)
     index.start_from(Segment(vectors, np.arange(1, N + 1), N, approximate=approximate, fixed=True), None)
     return index.view()
@@ -120,7 +120,7 @@ def test_an_index_that_sees_too_few_of_what_is_allowed_says_so(
     assert sure.all()
 
 
-def test_few_chosen_and_many_wanted_are_compared_one_by_one() -> None:
+def test_few_selected_and_many_wanted_are_compared_one_by_one() -> None:
     class Million:
         nlist = 4000
 
@@ -152,10 +152,10 @@ def apart() -> Vector:
 def test_where_a_graph_falls_apart_lists_take_over(apart: Vector) -> None:
     found = planner.build(apart)
     assert found is not None
-    index, reach = found
-    assert reach.kind == "ivf", "the graph was tried first"
+    index, effort = found
+    assert effort.kind == "ivf", "the graph was tried first"
     segment = Segment(
-        apart, np.arange(1, 10_001), 10_000, approximate=ApproximateIndex(index, len(apart), reach), fixed=True
+        apart, np.arange(1, 10_001), 10_000, approximate=ApproximateIndex(index, len(apart), effort), fixed=True
     )
     vectors = VectorIndex(16)
     vectors.start_from(segment, None)
@@ -178,7 +178,7 @@ def test_measured_recall_is_that_of_queries_nobody_has_seen(
 ) -> None:
     assert view.main is not None
     assert view.main.approximate is not None
-    measured = view.main.approximate.reach.recall
+    measured = view.main.approximate.effort.recall
     assert measured >= planner.TARGET_RECALL
     assert abs(measured - recall(view, clustered[2], 10)) < 0.01
 
@@ -192,12 +192,12 @@ def test_an_index_gets_more_vectors_and_finds_them_as_well(
 ) -> None:
     vectors, _, queries = clustered
     monkeypatch.setattr(planner, "KINDS", (kind,))
-    index, reach = planner.build(vectors[:8_000])
+    index, effort = planner.build(vectors[:8_000])
     for end in (9_000, 9_001, N):
-        reach = planner.extend(index, reach, vectors[:end])
-        assert reach is not None
-        assert (reach.kind, reach.built, index.ntotal) == (kind, 8_000, end)
-    approximate = ApproximateIndex(index, N, reach)
+        effort = planner.extend(index, effort, vectors[:end])
+        assert effort is not None
+        assert (effort.kind, effort.built, index.ntotal) == (kind, 8_000, end)
+    approximate = ApproximateIndex(index, N, effort)
     scores, at, _ = approximate.search(vectors, queries, 10, 10, None)
     np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[at]), atol=1e-6)
     truth = np.sort(queries @ vectors.T, axis=1)[:, -10]
@@ -210,26 +210,26 @@ def test_an_index_that_can_find_no_more_in_what_is_added_is_built_anew(
     clustered: tuple[Vector, npt.NDArray[np.int64], Vector], tmp_path: Path
 ) -> None:
     vectors = clustered[0][:3_000]
-    index, reach = planner.build(vectors[:2_000])
+    index, effort = planner.build(vectors[:2_000])
     with patch.object(planner, "EFFORTS", (1,)):
-        assert planner.extend(index, reach, vectors) is None
+        assert planner.extend(index, effort, vectors) is None
     folder, grown, anew = tmp_path / "a", tmp_path / "b", tmp_path / "c"
     for each in (folder, grown, anew):
         each.mkdir()
     vectors[:2_000].tofile(folder / build_worker.VECTORS)
     built = build_worker.build(folder, D, 1, lambda: None)
-    assert built.reach is not None
-    there = ApproximateIndex.read(folder / build_worker.INDEX, built.reach)
+    assert built.effort is not None
+    there = ApproximateIndex.read(folder / build_worker.INDEX, built.effort)
     vectors[2_000:].tofile(grown / build_worker.MORE)
     more = build_worker.build(grown, D, 1, lambda: None, there)
-    assert more.reach is not None
-    assert more.reach.built == 2_000
+    assert more.effort is not None
+    assert more.effort.built == 2_000
     assert (grown / build_worker.VECTORS).read_bytes() == vectors.tobytes()
     assert sorted(p.name for p in grown.iterdir()) == sorted(more.files) == [build_worker.INDEX, build_worker.VECTORS]
     assert more.files == {name: describe(grown / name) for name in more.files}
     vectors[2_000:].tofile(anew / build_worker.MORE)
     with patch.object(planner, "extend", return_value=None):
-        build_worker.main(build_worker._Task(str(anew), D, 1, str(there.path), asdict(built.reach)))
+        build_worker.main(build_worker._Task(str(anew), D, 1, str(there.path), asdict(built.effort)))
     assert json.loads((anew / build_worker._BUILT).read_bytes())["reach"]["built"] == 3_000
 
 
@@ -299,7 +299,7 @@ def test_every_vector_is_found_under_its_own_position(count: int) -> None:
     assert index._position_of[-1] == -1
 
 
-def test_reach_is_plain_enough_for_a_manifest() -> None:
-    reach = SearchEffort("hnsw", 16, 128, None, 0.995, 20_000)
-    assert SearchEffort(**json.loads(json.dumps(reach.__dict__))) == reach
+def test_an_effort_is_plain_enough_for_a_manifest() -> None:
+    effort = SearchEffort("hnsw", 16, 128, None, 0.995, 20_000)
+    assert SearchEffort(**json.loads(json.dumps(effort.__dict__))) == effort
     assert not issubclass(ChildFailed, ServiceError)

@@ -17,11 +17,11 @@ def segment(fixed: bool = True) -> Segment:
 
 @given(numbers)
 def test_rows_are_found_where_they_stand_and_others_are_left_out(rows: np.ndarray) -> None:
-    chosen = RowSet(rows).within(segment())
+    selected = RowSet(rows).within(segment())
     expected = np.flatnonzero(np.isin(SEGMENT_ROWS, rows))
-    np.testing.assert_array_equal(chosen.positions(), expected)
-    np.testing.assert_array_equal(np.unpackbits(chosen.bitmap(), count=100, bitorder="little").nonzero()[0], expected)
-    assert len(chosen) == len(expected)
+    np.testing.assert_array_equal(selected.positions(), expected)
+    np.testing.assert_array_equal(np.unpackbits(selected.bitmap(), count=100, bitorder="little").nonzero()[0], expected)
+    assert len(selected) == len(expected)
 
 
 @given(numbers, numbers, st.data())

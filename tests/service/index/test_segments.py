@@ -165,7 +165,7 @@ def built(collection: Collection) -> int:
     main = collection.indexed.index.view().main
     assert main is not None
     assert main.approximate is not None
-    return main.approximate.reach.built
+    return main.approximate.effort.built
 
 
 def finds(collection: Collection, known: dict[str, Vector]) -> None:
