@@ -1,4 +1,4 @@
-"""`dinodex serve` and `dinodex index`."""
+"""The commands `dinodex serve` and `dinodex index`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule that puts a point into a cluster, when a clustering is made and when a point arrives later.
+"""Centroids of clusters, and the rule that puts a point into one when a clustering is made and when a point arrives later.
 
 A point belongs to the cluster whose centroid is nearest to it by cosine, if the cosine is at least that cluster's reach, and to
 noise otherwise. The clusters of k-means reach everywhere; those of HDBSCAN as far as their own members lie.

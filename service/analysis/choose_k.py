@@ -1,4 +1,4 @@
-"""How many clusters: a sweep over k on a sample, judged by the simplified silhouette (Hruschka, de Castro & Campello 2004).
+"""A sweep over k, the number of clusters, on a sample, judged by the simplified silhouette (Hruschka, de Castro & Campello 2004).
 
 Of a point with cosine distance a to its own centroid and b to the next nearest, the silhouette is (b - a) / b: 1 where its
 cluster lies alone, 0 between two. Its mean is greatest where clusters are closed and apart: too few k join groups (a grows),

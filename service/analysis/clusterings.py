@@ -23,10 +23,10 @@ from service.analysis.members import (
     admit,
     cluster_labels,
     cluster_sizes,
+    farthest_first,
     insert_clusters,
-    inwards_out,
+    nearest_first,
     nearest_ids,
-    outwards_in,
     page,
     read_centroids,
 )
@@ -179,7 +179,7 @@ class Clusterings:
             number = self._number(connection, clustering)
             _check_cluster(connection, number, cluster)
             places, following = page(
-                listing, limit, cursor, lambda n, after: inwards_out(connection, number, cluster, n, after)
+                listing, limit, cursor, lambda n, after: nearest_first(connection, number, cluster, n, after)
             )
             return [point for point, *_ in self._points(connection, places)], following
 
@@ -197,7 +197,7 @@ class Clusterings:
                 _check_cluster(connection, number, cluster)
             among = self._outlying(connection, number) if cluster is None else [cluster]
             places, following = page(
-                listing, limit, cursor, lambda n, after: outwards_in(connection, number, among, n, after)
+                listing, limit, cursor, lambda n, after: farthest_first(connection, number, among, n, after)
             )
             return [
                 ClusterOutlier(point, None if its == NOISE else its, max(-1.0, 1.0 - distance))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.analysis.point_set import UNLABELLED, PointSet
-from service.analysis.progress import Progress, paced
+from service.analysis.progress import Progress, timed_blocks
 from service.index.positions import Positions
 from service.index.row_set import RowSet
 from service.index.segments import NO_ROW
@@ -71,15 +71,15 @@ def find_duplicates(
     if sides is not None:
         fewer, more = sorted((rows[np.isin(rows, point_set.rows)] for rows in sides), key=len)
         asked, among = np.searchsorted(point_set.rows, fewer), RowSet(more)
-    chains = _Chains(len(point_set))
+    components = _Components(len(point_set))
     search = _Search(point_set, among, threshold - ROUNDING, exact)
-    for start, stop in paced(len(asked)):
+    for start, stop in timed_blocks(len(asked)):
         share = 0.95 * start / len(asked)
         for pairs in search.pairs(asked[start:stop]):
             progress(share)
-            chains.join(*pairs)
+            components.join(*pairs)
     progress(0.95)
-    return _listed(point_set, chains, limit, search.capped)
+    return _listed(point_set, components, limit, search.capped)
 
 
 class _Search:
@@ -95,8 +95,8 @@ class _Search:
         k = FIRST_K
         while len(positions):
             parts = []
-            # for more neighbours a block takes longer, so it is paced anew
-            for start, stop in [(0, len(positions))] if k == FIRST_K else paced(len(positions)):
+            # for more neighbours a block takes longer, so it is timed anew
+            for start, stop in [(0, len(positions))] if k == FIRST_K else timed_blocks(len(positions)):
                 part = positions[start:stop]
                 scores, rows = self._nearest(part, k)
                 above = (scores >= self._least) & (rows != NO_ROW)
@@ -118,11 +118,11 @@ class _Search:
         return self._point_set.view.search(vectors, k + 1, self._among, self._exact)
 
 
-class _Chains:
-    """Which points hang together (union-find, a block of pairs at a time), and each point's cosine to the nearest of them."""
+class _Components:
+    """The connected components of the pairs, joined a block at a time, and each point's cosine to the nearest of its own."""
 
     def __init__(self, count: int) -> None:
-        self._group = np.arange(count, dtype=np.int32)  # the points of one chain bear one number
+        self._group = np.arange(count, dtype=np.int32)  # the points of one component bear one number
         self._pending: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]] = []
         self._waiting = 0
         self.nearest = np.full(count, -np.inf, np.float32)
@@ -159,14 +159,14 @@ class _Chains:
         self._pending, self._waiting = [], 0
 
 
-def _listed(point_set: PointSet, chains: _Chains, limit: int, capped: int) -> Duplicates:
-    groups = chains.groups()
-    members = np.flatnonzero(chains.nearest > -np.inf)  # those that hang on another
+def _listed(point_set: PointSet, components: _Components, limit: int, capped: int) -> Duplicates:
+    groups = components.groups()
+    members = np.flatnonzero(components.nearest > -np.inf)  # those that hang on another
     members = members[np.argsort(groups[members], kind="stable")]
     _, first, sizes = np.unique(groups[members], return_index=True, return_counts=True)
     if not len(first):
         return Duplicates([], 0, 0, capped)
-    scores = np.minimum.reduceat(chains.nearest[members], first)
+    scores = np.minimum.reduceat(components.nearest[members], first)
     order = np.lexsort((members[first], -scores, -sizes))[:limit]
     listed = [
         _group(point_set, members[first[i] : first[i] + sizes[i]], float(np.clip(scores[i], -1.0, 1.0))) for i in order

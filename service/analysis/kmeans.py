@@ -38,14 +38,16 @@ def train(vectors: Vector, k: int, seed: int, progress: Progress, threads: int =
     rng = np.random.default_rng(seed)
     with faiss_threads(threads):
         for number in range(tries):
-            centroids, distance = _once(vectors, k, rng, part_of(progress, number / tries, (number + 1) / tries))
+            centroids, distance = _from_one_start(
+                vectors, k, rng, part_of(progress, number / tries, (number + 1) / tries)
+            )
             if distance < best_distance:
                 best, best_distance = centroids, distance
     progress(1.0)
     return best
 
 
-def _once(vectors: Vector, k: int, rng: np.random.Generator, progress: Progress) -> tuple[Vector, float]:
+def _from_one_start(vectors: Vector, k: int, rng: np.random.Generator, progress: Progress) -> tuple[Vector, float]:
     """Return centroids from one start, and the mean distance of the vectors to them before they moved last."""
     centroids = _seeded(vectors, k, rng, part_of(progress, 0.0, 0.3))
     before = np.inf
@@ -85,21 +87,21 @@ def _seeded(vectors: Vector, k: int, rng: np.random.Generator, progress: Progres
     count = min(len(vectors), max(SEEDING_LEAST, SEEDING_POINTS * k))
     pool = vectors if count == len(vectors) else vectors[np.sort(rng.choice(len(vectors), count, replace=False))]
     candidates = 2 + int(np.log(k))
-    chosen = [int(rng.integers(count))]
+    seeds = [int(rng.integers(count))]
     # half the squared distance of unit vectors
-    distances = np.maximum(1.0 - _cosines(pool, pool[chosen])[:, 0], 0.0).astype(np.float64)
-    while len(chosen) < k:
-        progress(len(chosen) / k)
+    distances = np.maximum(1.0 - _cosines(pool, pool[seeds])[:, 0], 0.0).astype(np.float64)
+    while len(seeds) < k:
+        progress(len(seeds) / k)
         total = np.cumsum(distances)
-        if total[-1] <= 1e-6 * count:  # what is left equals what is chosen
+        if total[-1] <= 1e-6 * count:  # what is left equals the seeds
             break
         drawn = np.searchsorted(total, rng.random(candidates) * total[-1], side="right")
         drawn = np.minimum(drawn, count - 1)
         offered = np.minimum(distances[:, None], np.maximum(1.0 - _cosines(pool, pool[drawn]), 0.0))
         best = int(offered.sum(axis=0).argmin())
         distances = offered[:, best]
-        chosen.append(int(drawn[best]))
-    return np.ascontiguousarray(pool[chosen])
+        seeds.append(int(drawn[best]))
+    return np.ascontiguousarray(pool[seeds])
 
 
 def _cosines(vectors: Vector, others: Vector) -> Vector:

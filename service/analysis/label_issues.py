@@ -1,4 +1,4 @@
-"""Labels that may be wrong: points whose nearest labelled others vote for another label.
+"""Label issues, labels that may be wrong: points whose nearest labelled others vote for another label.
 
 Ranked by self-confidence, the probability that the leave-one-out vote gives to the label that the point has, least first; a point is
 suspected where another label is more probable (the predicted label is not the given one). Both after Northcutt, Jiang & Chuang 2021

@@ -1,4 +1,4 @@
-"""How well the vote classifies what is known: leave-one-out over all labelled points, for several k from one search."""
+"""Leave-one-out evaluation of the vote: how well it classifies all labelled points, for several k from one search."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def evaluate(point_set: PointSet, ks: Sequence[int], voting: Voting, exact: bool
         CollectionEmpty: there are fewer than two points.
     """
     predicted = np.empty((len(ks), len(point_set)), np.int32)
-    calibrations = [_Tally() for _ in ks]
+    calibrations = [_CalibrationCounts() for _ in ks]
     for block in voters(point_set, max(ks), exact):
         progress(block.start / len(point_set))
         for number, k in enumerate(ks):
@@ -116,7 +116,7 @@ def evaluate(point_set: PointSet, ks: Sequence[int], voting: Voting, exact: bool
     )
 
 
-class _Tally:
+class _CalibrationCounts:
     """Counts predictions into bins of their probability."""
 
     def __init__(self) -> None:
@@ -167,8 +167,10 @@ def _per_class(names: Sequence[str], truth: Labels, predicted: npt.NDArray[np.in
     listed = there[np.argsort(-support[there], kind="stable")][:LISTED_CLASSES]
     figures = np.stack([listed, support[listed], given[listed], right[listed]], axis=1)
     return tuple(
-        ClassScore(names[number], n, hits / chosen if chosen else None, hits / n, 2 * hits / (n + chosen))
-        for number, n, chosen, hits in figures.tolist()
+        ClassScore(
+            names[number], n, hits / predictions if predictions else None, hits / n, 2 * hits / (n + predictions)
+        )
+        for number, n, predictions, hits in figures.tolist()
     )
 
 

@@ -1,4 +1,4 @@
-"""Who belongs to which cluster, in SQL. Every function gets the connection of a write or of a snapshot.
+"""Members of clusters, in SQL: who belongs to which. Every function gets the connection of a write or of a snapshot.
 
 `members` lists the points of each cluster from the centroid outwards; `tallies` counts them by label. Both follow the points:
 `admit` lets them in, triggers of the schema (`service/store/migrations.py`) let them go.
@@ -94,7 +94,7 @@ def nearest_ids(connection: sqlite3.Connection, number: int, cluster: int) -> tu
     return tuple(id_ for (id_,) in found)
 
 
-def inwards_out(
+def nearest_first(
     connection: sqlite3.Connection, number: int, cluster: int, limit: int, after: Place | None
 ) -> list[Placement]:
     """Return up to `limit` members of a cluster after a place, nearest to the centroid first: their place and cluster."""
@@ -106,7 +106,7 @@ def inwards_out(
     return [((distance, row), cluster) for distance, row in found]
 
 
-def outwards_in(
+def farthest_first(
     connection: sqlite3.Connection, number: int, clusters: Iterable[int], limit: int, after: Place | None
 ) -> list[Placement]:
     """Return up to `limit` members of some clusters after a place, farthest from their centroids first."""

@@ -1,4 +1,4 @@
-"""What a collection holds at one moment, for work that looks at all of it: rows, labels, and each point's neighbours.
+"""The point set of a collection in one snapshot, for work that looks at all of it: rows, labels, and each point's neighbours.
 
 Positions count the points from 0 in the order of their rows. Vectors come a block at a time, so that a million points need
 no second copy in memory.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from service.analysis.progress import paced
+from service.analysis.progress import timed_blocks
 from service.index.positions import Positions
 from service.index.row_set import RowSet
 from service.index.vector_index import NO_ROW, Rows, View
@@ -65,7 +65,7 @@ class PointSet:
         """
         among = None if len(self) == len(self.view) else RowSet(self.rows)
         k = min(k, max(len(self) - 1, 0))
-        for start, stop in paced(len(self)):
+        for start, stop in timed_blocks(len(self)):
             vectors = self.vectors(start, stop)
             scores, rows = self.view.search(vectors, k + 1, among, exact)
             own = rows == self.rows[start:stop, None]

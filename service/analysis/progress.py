@@ -1,4 +1,4 @@
-"""Progress of long work: blocks that take about as long as one may keep a waiting person waiting, and shares of the whole."""
+"""Progress of long work: shares of the whole, and blocks that take about as long as one may keep a waiting person waiting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def part_of(progress: Progress, begin: float, end: float) -> Progress:
     return lambda share: progress(begin + (end - begin) * share)
 
 
-def paced(count: int) -> Iterator[tuple[int, int]]:
+def timed_blocks(count: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of consecutive blocks of `count` things; what the caller does with each sets the size of the next."""
     start, size = 0, LEAST
     while start < count:

@@ -1,4 +1,4 @@
-"""A point on its way into a collection, and what became of it; shared by the routes, the batch job and its ways in."""
+"""An incoming point, on its way into a collection, and the result of its put; shared by the routes, the batch job and its ways in."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Incoming:
 
 @dataclass(frozen=True)
 class PutResult:
-    """What became of one incoming point: exactly one of `status` and `error` is set."""
+    """The result of one incoming point: exactly one of `status` and `error` is set."""
 
     id: str
     status: PutStatus | None = None

@@ -1,4 +1,4 @@
-"""Images and ready vectors into a collection: what is already there is not embedded again, and one image's error is its own.
+"""Ingestion of images and ready vectors: what is already there is not embedded again, and one image's error is its own.
 
 The same way in for the routes and for the batch job.
 """

@@ -95,8 +95,8 @@ def index_folder(
 
         def ended(chunks: set[Future[Sequence[PutResult]]]) -> None:
             for chunk in chunks:
-                for placed in chunk.result():
-                    _count(result, placed, refusals)
+                for put in chunk.result():
+                    _count(result, put, refusals)
             result.seconds = time.perf_counter() - begun
             on_chunk(result)
 
@@ -184,12 +184,12 @@ def _same_file(before: Source, now: os.stat_result) -> bool:
     return (before.size, before.mtime_ns) == (now.st_size, now.st_mtime_ns)
 
 
-def _count(result: IndexResult, placed: PutResult, refusals: RefusalReport) -> None:
-    if placed.error is not None:
-        _refuse(placed.id, placed.error, result, refusals)
-    elif placed.status == "created":
+def _count(result: IndexResult, put: PutResult, refusals: RefusalReport) -> None:
+    if put.error is not None:
+        _refuse(put.id, put.error, result, refusals)
+    elif put.status == "created":
         result.created += 1
-    elif placed.status == "replaced":
+    elif put.status == "replaced":
         result.replaced += 1
     else:
         result.unchanged += 1

@@ -1,4 +1,4 @@
-"""Where the batch job's points go: the interface of a data directory on this machine (`local_sink`) and of a service behind HTTP."""
+"""Sinks of the batch job's points: the interface of a data directory on this machine (`local_sink`) and of a service behind HTTP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.points import Source
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """What a collection holds of a file that was indexed before."""
+    """A file that was indexed before, as its collection has it."""
 
     content_hash: bytes
     label: str | None

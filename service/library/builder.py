@@ -1,4 +1,4 @@
-"""Main segments are built in the background: one thread watches the collections' tails, one child process builds at a time.
+"""The builder of main segments, in the background: one thread watches the collections' tails, one child process builds at a time.
 
 The thread takes a view and seals it: what is removed from then on is remembered. It writes the view's vectors into a new
 generation, has an approximate index built over them, or the tail's added to the one that there is, and hands the segment to the
@@ -151,7 +151,7 @@ class Builder:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a main segment shall hold: all of the one that is `grown`, as it lies there, and what is alive of the rest."""
+    """The content of a new main segment: all of the one that is `grown`, as it lies there, and what is alive of the rest."""
 
     grown: Segment | None
     rest: View

@@ -217,7 +217,7 @@ class Collection:
         )
 
     def point_set(self) -> PointSet:
-        """Return all points as they are at this moment, for work that looks at every one of them."""
+        """Return all points as they are now, in one snapshot, for work that looks at every one of them."""
         self._alive()
         with self._search.snapshot() as now:
             by_row = self._records.labels_by_row(now.connection)
@@ -252,7 +252,7 @@ class Collection:
         exclude: Sequence[str | None] | None = None,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """Return the nearest points to each of the query vectors [Q, D], best first; all queries see the same moment.
+        """Return the nearest points to each of the query vectors [Q, D], best first; all queries see the same snapshot.
 
         `limit` is capped at what is there; `exclude` names, for each query, an id to leave out; `exact` asks
         to compare with every vector where the index would answer from a part of them. Raises InvalidVector, DimensionMismatch.

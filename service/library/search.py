@@ -20,7 +20,7 @@ from service.store.records import Change, Records, StoredPoint
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What a search is confined to and what its hits carry.
+    """The options of a search: what it is confined to, and what its hits carry.
 
     `exclude` names an id to leave out for each query; `exact` asks to compare with every vector.
     """
@@ -44,7 +44,7 @@ class _Asked:
 
     @property
     def kind(self) -> str:
-        """What may be searched for together has the same."""
+        """The key of queries that may be searched for together: they have the same."""
         return (
             f"{self.wanted} {self.exact} {self.condition!r}"  # as text, for 1 and True are equal and differ in a filter
         )
@@ -99,7 +99,7 @@ class Search:
         ]
 
     def _find(self, asked: Sequence[_Asked]) -> list[_Found]:
-        """Search for several at one moment; those that want the same are searched for together."""
+        """Search for several in one snapshot; those that want the same are searched for together."""
         groups: dict[str, list[int]] = {}
         for i, each in enumerate(asked):
             groups.setdefault(each.kind, []).append(i)

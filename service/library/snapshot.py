@@ -1,4 +1,4 @@
-"""A collection as one commit left it."""
+"""The snapshot of a collection: records and index as one commit left them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Copies of the library: made while a service writes to it, compared with their checksums, and put back.
+"""Backups of the library: copies that are made while a service writes to it, compared with their checksums, and put back.
 
-A copy is one SQLite file that stands alone. It holds one moment of the library: every write that was acknowledged before the
+A copy is one SQLite file that stands alone. It holds one snapshot of the library: every write that was acknowledged before the
 copying began, and no half of another one.
 """
 
@@ -90,12 +90,12 @@ def restore(file: Path, data_dir: Path, replace: bool = False) -> Copied:
 
 
 def _copy(source: Path, target: Path, new_epoch: bool = False) -> dict[str, int]:
-    """Copy a library as it is at one moment, compare all of the copy; return its points by collection."""
+    """Copy one snapshot of a library, compare all of the copy; return its points by collection."""
     with contextlib.closing(_read_only(source)) as old, contextlib.closing(sqlite3.connect(target)) as new:
         new.isolation_level = None
         if old.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise LibraryInvalid(f"{source} is not a library of dinodex; name another file.")
-        old.execute("BEGIN")  # holds the moment while writes go on
+        old.execute("BEGIN")  # holds the snapshot while writes go on
         expected = old.execute("SELECT count(*) FROM points").fetchone()
         old.backup(new, pages=STEP_PAGES)
         new.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no log beside it

@@ -1,4 +1,4 @@
-"""The SQLite file: one thread writes, in groups; any number of readers each see one moment of it.
+"""The SQLite database: one thread writes, in groups; any number of readers each see one snapshot of it.
 
 A write is a function that gets the writer's connection. Writes that wait at the same time share one transaction and one
 fsync (group commit), each inside its own savepoint, so that one that is refused takes nothing of the others with it.
@@ -33,7 +33,7 @@ INDEX_FOLDER = "index"  # what is derived: it may be deleted while the library i
 T = TypeVar("T")
 
 MAX_GROUP = 64  # writes to a commit: beyond it the fsync is a small part of the cost, and waiting grows
-# The WAL is folded into the database each time it has grown by so much: some 64 commits of 256 x 384-d points, to two fsyncs more.
+# A checkpoint folds the WAL into the database when it has grown by so much: some 64 commits of 256 x 384-d points, to two fsyncs more.
 # Earlier where less is free: folding may take as much again.
 CHECKPOINT_BYTES = 32 * 2**20
 MAKE_ROOM_S = (
@@ -80,10 +80,10 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._readers = Readers(path)
         self._log = path.with_name(f"{path.name}-wal")
-        self._folded = 0  # bytes of the log when it was last folded; it grows on while a reader needs what is in it
+        self._checkpointed_bytes = 0  # the log's at the last checkpoint; it grows on while a reader needs what is in it
         self._failure: str | None = None  # why nothing can be written any more
         self._closing = False
-        self._door = threading.Lock()  # no write is queued behind the one that closes
+        self._submit_lock = threading.Lock()  # no write is queued behind the one that closes
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         with contextlib.ExitStack() as undo:
             try:
@@ -119,7 +119,7 @@ class Database:
     ) -> Future[T]:
         """Queue a write as `write` does, without waiting for it."""
         write = _Write(work, then)
-        with self._door:
+        with self._submit_lock:
             if self._closing:
                 raise StorageFailed("the library is closed.")
             self._queue.put(write)
@@ -127,7 +127,7 @@ class Database:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection that reads one moment of the database, at least as new as every answered write."""
+        """Yield a connection that reads one snapshot of the database, at least as new as every answered write."""
         with self._readers.connection() as connection:
             connection.execute("BEGIN")
             yield connection
@@ -153,7 +153,7 @@ class Database:
 
     def close(self) -> None:
         """Finish the writes that wait, fold the WAL into the database, close. A second call does nothing."""
-        with self._door:
+        with self._submit_lock:
             if self._closing:
                 return
             self._closing = True
@@ -165,7 +165,7 @@ class Database:
     def _run(self) -> None:
         while group := self._next_group():
             self._commit([write for write in group if write is not None])
-            self._fold()
+            self._checkpoint_if_due()
             if group[-1] is None:
                 return
 
@@ -256,18 +256,18 @@ class Database:
         self._failure = f"Writing failed ({error!r}); only reads are answered until the service restarts."
         return StorageFailed(self._failure)
 
-    def _fold(self) -> None:
+    def _checkpoint_if_due(self) -> None:
         """Fold the WAL into the database where it has grown enough."""
         try:
             size = self._log.stat().st_size  # what is in it: see journal_size_limit in `_prepare`
             free = shutil.disk_usage(self._log.parent).free
         except OSError:  # then the log is folded when the library closes; a disk that fails says so at the next commit
             return
-        if size < self._folded:
-            self._folded = 0  # all was folded, and it began anew
-        if size - self._folded >= min(CHECKPOINT_BYTES, free):
+        if size < self._checkpointed_bytes:
+            self._checkpointed_bytes = 0  # all was folded, and it began anew
+        if size - self._checkpointed_bytes >= min(CHECKPOINT_BYTES, free):
             self._checkpoint("PASSIVE")
-            self._folded = size
+            self._checkpointed_bytes = size
 
     def _make_room(self) -> None:
         """Give back what the WAL takes of a full disk: most of it is older versions of the same pages."""

@@ -1,4 +1,4 @@
-"""The index behind filters: every value that a filter may ask for, and the rows that a condition selects.
+"""The inverted index of filters: every value that a filter may ask for, and the rows that a condition selects.
 
 `fields (key, value, row)` says that the point of a row has this value at the top of its payload under this key, or in a list
 there. It is made from the payloads by SQLite alone, by the same statement for a put and for a library of an older version.

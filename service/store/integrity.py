@@ -1,4 +1,4 @@
-"""The whole of a library compared with its checksums, and its parts with one another."""
+"""The integrity check of a library: all of it compared with its checksums, and its parts with one another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schema, as its history: one numbered step after the other, each applied once and in one transaction.
+"""Migrations of the schema: its history, one numbered step after the other, each applied once and in one transaction.
 
 A step that has been released is never edited; a change is a new step at the end. `user_version` counts the steps applied.
 """

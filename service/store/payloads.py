@@ -1,4 +1,4 @@
-"""What a payload may hold, and its form as text."""
+"""Payloads of points: what they may hold, and their form as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What dropped collections and interrupted clusterings leave behind, deleted in steps between other writes."""
+"""The purge of dropped collections and interrupted clusterings: what they leave behind goes in steps between other writes."""
 
 from __future__ import annotations
 

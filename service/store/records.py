@@ -1,4 +1,4 @@
-"""The truth about one collection's points, in SQL. Every function gets the connection of a write or of a snapshot."""
+"""Records of one collection's points, in SQL: the truth about them. Every function gets the connection of a write or of a snapshot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Change:
-    """What a write did: an outcome for each record of a put, the rows that went, those that came with their vectors, and
+    """The changes of a write: an outcome for each record of a put, the rows that went, those that came with their vectors, and
     those whose label or payload may have changed.
     """
 

@@ -1,4 +1,4 @@
-"""The vectors in the database, as the index reads them when a library opens. What is damaged is found here."""
+"""Stored vectors, as the index reads them from the database when a library opens. What is damaged is found here."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ def nothing(_: float) -> None:
     """Take no notice of progress."""
 
 
-def holdings_of(vectors: npt.ArrayLike, labels: list[str | None] | None = None, gaps: int = 3) -> PointSet:
-    """Return holdings of vectors [B, D] whose rows have gaps, some of them by deletion."""
+def point_set_of(vectors: npt.ArrayLike, labels: list[str | None] | None = None, gaps: int = 3) -> PointSet:
+    """Return a point set of vectors [B, D] whose rows have gaps, some of them by deletion."""
     units = unit_rows(vectors, np.shape(vectors)[1])
     index = VectorIndex(units.shape[1])
     rows = np.arange(1, gaps * len(units) + 1)
@@ -69,7 +69,7 @@ def clumps(seed: int, count: int) -> npt.NDArray[np.float64]:
     st.integers(0, 10_000), st.integers(2, duplicates.LISTED), st.sampled_from([0.5, 0.9, 0.95, 0.99]), st.booleans()
 )
 def test_groups_are_those_that_all_pairs_make(seed: int, count: int, threshold: float, across: bool) -> None:
-    point_set = holdings_of(clumps(seed, count))
+    point_set = point_set_of(clumps(seed, count))
     units = point_set.vectors().astype(np.float64)
     pair = np.ones((count, count), np.bool_)
     sides = None
@@ -91,7 +91,7 @@ def test_groups_are_those_that_all_pairs_make(seed: int, count: int, threshold: 
 
 
 def test_pairs_are_joined_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    point_set = holdings_of(clumps(3, 200))
+    point_set = point_set_of(clumps(3, 200))
     whole = find_duplicates(point_set, 0.9, 1000, nothing)
     monkeypatch.setattr(duplicates, "PENDING_PAIRS", 10)
     in_parts = find_duplicates(point_set, 0.9, 1000, nothing)
@@ -102,7 +102,7 @@ def test_pairs_are_joined_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> No
 def test_equal_vectors_are_found_at_a_threshold_of_one_and_others_are_not() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 384))
-    point_set = holdings_of(np.vstack([x, 7 * x, x[:1], x[:10] + 0.01 * rng.normal(size=(10, 384))]))
+    point_set = point_set_of(np.vstack([x, 7 * x, x[:1], x[:10] + 0.01 * rng.normal(size=(10, 384))]))
     assert (np.diag(point_set.vectors() @ point_set.vectors().T) < 1).any()  # what rounding does to some of them
     found = find_duplicates(point_set, 1.0, 1000, nothing)
     assert as_sets(found, point_set).keys() == {
@@ -115,7 +115,7 @@ def test_equal_vectors_are_found_at_a_threshold_of_one_and_others_are_not() -> N
 def test_a_chain_longer_than_any_neighbourhood_is_one_group() -> None:
     angles = np.linspace(0, np.pi / 2, 400)
     chain = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    point_set = holdings_of(chain)
+    point_set = point_set_of(chain)
     found = find_duplicates(point_set, float(np.cos(angles[1])) - 1e-7, 10, nothing)
     assert [g.size for g in found.groups] == [400]
     assert len(found.groups[0].rows) == duplicates.LISTED
@@ -129,7 +129,7 @@ def test_points_with_as_many_duplicates_as_are_looked_at_are_counted(
     monkeypatch.setattr(duplicates, "MOST_K", 32)
     rng = np.random.default_rng(0)
     x = np.vstack([np.ones((copies, D)), rng.normal(size=(30, D))])
-    found = find_duplicates(holdings_of(x), 0.999, 10, nothing)
+    found = find_duplicates(point_set_of(x), 0.999, 10, nothing)
     assert (found.capped, [g.size for g in found.groups]) == (capped, [copies])
 
 
@@ -137,16 +137,16 @@ def test_few_groups_are_listed_and_all_are_counted() -> None:
     x = np.vstack([np.repeat(np.eye(D)[:1], 4, axis=0), np.repeat(np.eye(D)[1:6], 2, axis=0)])
     x[4] += 0.1 * np.eye(D)[7]  # the least similar of the pairs
     labels = ["a", "a", "b", None, *(["c"] * 10)]
-    found = find_duplicates(holdings_of(x, labels), 0.9, 2, nothing)
+    found = find_duplicates(point_set_of(x, labels), 0.9, 2, nothing)
     assert [(g.size, g.labels) for g in found.groups] == [(4, {"a": 2, "b": 1}), (2, {"c": 2})]
     assert (found.total, found.duplicates) == (6, 14)
-    every = find_duplicates(holdings_of(x, labels), 0.9, 100, nothing)
+    every = find_duplicates(point_set_of(x, labels), 0.9, 100, nothing)
     assert every.groups[-1].score == pytest.approx(1 / np.sqrt(1.01))
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_there_may_be_nothing_to_find(count: int) -> None:
-    point_set = holdings_of(np.eye(D)[:count])
+    point_set = point_set_of(np.eye(D)[:count])
     empty = point_set.rows[:0]
     for sides in (None, (point_set.rows, empty), (empty, empty), (np.array([10**6]), point_set.rows)):
         found = find_duplicates(point_set, 0.5, 10, nothing, sides=sides)
@@ -154,7 +154,7 @@ def test_there_may_be_nothing_to_find(count: int) -> None:
 
 
 def test_progress_grows_and_stops_the_work() -> None:
-    point_set = holdings_of(clumps(0, 600))
+    point_set = point_set_of(clumps(0, 600))
     steps: list[float] = []
     find_duplicates(point_set, 0.9, 10, steps.append)
     assert steps == sorted(steps)

@@ -15,7 +15,7 @@ def nothing(_: float) -> None:
     """Take no notice of progress."""
 
 
-def holdings_of(vectors: np.typing.ArrayLike) -> PointSet:
+def point_set_of(vectors: np.typing.ArrayLike) -> PointSet:
     units = unit_rows(vectors, D)
     index = VectorIndex(D)
     rows = np.arange(5, 5 + len(units))
@@ -25,7 +25,7 @@ def holdings_of(vectors: np.typing.ArrayLike) -> PointSet:
 
 @pytest.mark.parametrize("k", [1, 5, 1000])
 def test_scores_are_the_mean_distances_that_scikit_learn_measures(k: int) -> None:
-    point_set = holdings_of(np.random.default_rng(0).normal(size=(300, D)))
+    point_set = point_set_of(np.random.default_rng(0).normal(size=(300, D)))
     units = point_set.vectors().astype(np.float64)
     most = min(k, 299)
     distances = NearestNeighbors(n_neighbors=most, metric="cosine").fit(units).kneighbors()[0]
@@ -42,19 +42,19 @@ def test_planted_strangers_come_first_though_there_are_several_of_a_kind() -> No
     crowd = np.repeat(np.eye(D)[:3], 100, axis=0) + 0.1 * rng.normal(size=(300, D))
     alone = -np.eye(D)[4:7]
     trio = np.eye(D)[10] + 0.01 * rng.normal(size=(3, D))
-    point_set = holdings_of(np.vstack([crowd, alone, trio]))
+    point_set = point_set_of(np.vstack([crowd, alone, trio]))
     found = find_outliers(point_set, 10, 8, nothing)
     assert {*found.rows[:6].tolist()} == {*point_set.rows[300:].tolist()}
     assert found.scores[5] > 3 * found.scores[6]
 
 
 def test_points_that_are_all_equal_score_nothing() -> None:
-    assert find_outliers(holdings_of(np.ones((20, D))), 5, 3, nothing).scores == pytest.approx([0, 0, 0], abs=1e-6)
+    assert find_outliers(point_set_of(np.ones((20, D))), 5, 3, nothing).scores == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 def test_a_point_without_neighbours_has_no_score_and_two_have_one() -> None:
-    assert len(find_outliers(holdings_of(np.ones((1, D))), 5, 3, nothing).rows) == 0
-    found = find_outliers(holdings_of([np.eye(D)[0], -np.eye(D)[0]]), 5, 3, nothing)
+    assert len(find_outliers(point_set_of(np.ones((1, D))), 5, 3, nothing).rows) == 0
+    found = find_outliers(point_set_of([np.eye(D)[0], -np.eye(D)[0]]), 5, 3, nothing)
     assert found.scores == pytest.approx([2, 2])
 
 
@@ -63,4 +63,4 @@ def test_it_can_be_stopped() -> None:
         raise JobCancelled
 
     with pytest.raises(JobCancelled):
-        find_outliers(holdings_of(np.random.default_rng(0).normal(size=(30, D))), 5, 3, stop)
+        find_outliers(point_set_of(np.random.default_rng(0).normal(size=(30, D))), 5, 3, stop)
