@@ -1,4 +1,4 @@
-"""What the library is measured against: hnswlib, usearch, and FAISS comparing with everything. They hold vectors alone.
+"""The peers that the library is measured against: hnswlib, usearch, and FAISS comparing with everything. They hold vectors alone.
 
 Graphs are built once with each library's default parameters and kept in a folder, for building takes minutes at a million.
 """

@@ -77,10 +77,10 @@ class Comparison:
 
     def with_records(self, condition: object = None) -> Search:
         """Return the search as users have it, with ids and payloads and through a filter."""
-        chosen = None if condition is None else parse_filter(condition)
+        parsed = None if condition is None else parse_filter(condition)
 
         def search(queries: Vectors) -> Numbers:
-            hits = self.collection.query(queries, LIMIT, chosen)
+            hits = self.collection.query(queries, LIMIT, parsed)
             found = np.full((len(queries), LIMIT), -1)
             for number, of in enumerate(hits):
                 found[number, : len(of)] = [int(hit.id) for hit in of]

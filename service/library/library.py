@@ -162,7 +162,7 @@ class Library:
         return Collection(self._database, self._builder, indexed, name, keep)
 
     def _loaded(self, connection: sqlite3.Connection) -> dict[int, Collection]:
-        """Return every collection by its number, its index brought to the records: from a snapshot where it holds them, the rest
+        """Return every collection by its number, its index brought to the records: from a main segment where one holds them, the rest
         from the database.
         """
         found = connection.execute("SELECT collection, name, fingerprint, dimension, keep FROM collections")

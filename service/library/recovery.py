@@ -14,13 +14,13 @@ from service.library.builder import IndexedCollection
 from service.points import Rows
 from service.store.stored_vectors import surviving_rows, vectors_of_rows
 
-COMPARED_VECTORS = 64  # of the snapshot, with the records: finds a database that was put back from a copy by hand
+COMPARED_VECTORS = 64  # of the segment, with the records: finds a database that was put back from a copy by hand
 
 log = structlog.get_logger("service")
 
 
 def start(connection: sqlite3.Connection, folder: Path, indexed: IndexedCollection) -> int:
-    """Begin a collection's index with its newest good snapshot; return the greatest row that need not be read any more.
+    """Begin a collection's index with its newest good main segment; return the greatest row that need not be read any more.
 
     What is damaged, or belongs to another state of the library, is left and deleted: 0, and all rows are read.
     """
@@ -43,7 +43,7 @@ def start(connection: sqlite3.Connection, folder: Path, indexed: IndexedCollecti
 
 
 def _compare(connection: sqlite3.Connection, alive: Rows, main: segment_files.MainSegment) -> None:
-    """Raise SegmentRejected unless the rows that are there are the snapshot's, and some of the vectors are the same."""
+    """Raise SegmentRejected unless the rows that are there are the segment's, and some of the vectors are the same."""
     if not len(alive):
         return
     at = main.segment.positions(alive)

@@ -15,9 +15,9 @@ from random import Random
 from typing import Any, TypeVar
 
 import numpy as np
+from faults.library.harmed_segments import settled
 from faults.library.history import Known, content, do, expected, nearest, opened, scroll_all
 from faults.library.small import small
-from faults.library.snapshots import settled
 
 from service.errors import CollectionMissing, LibraryInvalid, PointMissing, ServiceError
 from service.library.library import Collection, Library
@@ -41,7 +41,7 @@ EMPTY = (
 
 @dataclass
 class Verdicts:
-    """What became of damaged libraries."""
+    """The outcome of opening damaged libraries."""
 
     seen: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -149,9 +149,9 @@ def _questions(collection: Collection) -> Iterator[tuple[str, Callable[[Mapping[
     for id_ in everything:
         yield f"point {id_}", _agrees_on_point(collection, id_)
     for label in [f"label {n}" for n in range(7)]:
-        chosen = parse_filter({"must": [{"key": "label", "match": {"value": label}}]})
-        found = _once(lambda chosen=chosen: {p.id for p in collection.scroll(1000, filter=chosen)[0]})
-        counts = _once(lambda chosen=chosen: collection.count(chosen))
+        condition = parse_filter({"must": [{"key": "label", "match": {"value": label}}]})
+        found = _once(lambda condition=condition: {p.id for p in collection.scroll(1000, filter=condition)[0]})
+        counts = _once(lambda condition=condition: collection.count(condition))
         yield (
             label,
             lambda known, found=found, label=label: found() == {i for i, k in known.items() if k.label == label},

@@ -1,4 +1,4 @@
-"""What a process did to the files below a folder, read from strace, and what of it is on the disk when the power goes.
+"""A log of the disk: what a process did to the files below a folder, read from strace, and what is there when the power goes.
 
 The model is that of ALICE (Pillai et al., "All file systems are not created equal", OSDI 2014): bytes are on the disk once their file
 was flushed, names once their directory was. Until then each write may be there, missing or torn, and of the changes of a directory's

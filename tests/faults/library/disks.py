@@ -42,7 +42,7 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
 
 @dataclass
 class Filled:
-    """What happened on a disk that was full again and again."""
+    """The outcome on a disk that was full again and again."""
 
     times: int = 0
     acknowledged: int = 0
@@ -155,12 +155,12 @@ def use_up(filler: Path, left: int) -> None:
 
 @dataclass
 class Injected:
-    """What happened when one call after the other failed."""
+    """The outcome when one call after the other failed."""
 
     injected: dict[str, int] = field(default_factory=dict)
     while_opening: int = 0
     refused_writes: int = 0
-    nobody_waited: int = 0  # folding the log in, or saving a snapshot: the next write is refused, or nothing is
+    nobody_waited: int = 0  # folding the log in, or saving a main segment: the next write is refused, or nothing is
 
     def __str__(self) -> str:
         calls = ", ".join(f"{count} times {name}" for name, count in self.injected.items())

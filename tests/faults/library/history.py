@@ -24,7 +24,7 @@ PUTS, RELABELS = range(3), 3  # of each five writes; the last one deletes
 
 @dataclass(frozen=True)
 class Known:
-    """What must be stored under an id: the write its content came from, and the last one that set its label and payload."""
+    """The content that must be stored under an id: the write its content came from, and the last one that set its label and payload."""
 
     content: int
     said: int
@@ -121,8 +121,8 @@ def check(collection: Collection, acknowledged: list[int], seed: object = "") ->
             f"seed {seed}: search misses {missed} points"
         )
     for label in {k.label for k in known.values()}:
-        chosen = parse_filter({"must": [{"key": "label", "match": {"value": label}}]})
-        assert collection.count(chosen) == sum(k.label == label for k in known.values())
+        condition = parse_filter({"must": [{"key": "label", "match": {"value": label}}]})
+        assert collection.count(condition) == sum(k.label == label for k in known.values())
     return done
 
 

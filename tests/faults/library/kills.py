@@ -26,7 +26,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path i
 
 @dataclass
 class Found:
-    """What was found after the kills."""
+    """The findings after the kills."""
 
     kills: int = 0
     acknowledged: int = 0

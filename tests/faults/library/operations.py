@@ -13,7 +13,7 @@ from faults.library.world import OPERATIONS, World
 
 @dataclass
 class Operated:
-    """What a run did."""
+    """The figures of a run."""
 
     made: dict[str, int]
     seconds: float

@@ -20,7 +20,7 @@ KEPT = (0.0, 1.0, 0.5, 0.9)  # of what was not flushed: nothing, all, half, most
 
 @dataclass
 class Powerless:
-    """What was tried."""
+    """The trials so far."""
 
     calls: int = 0
     disks: int = 0

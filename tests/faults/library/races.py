@@ -29,7 +29,7 @@ EVERYTHING = 10_000
 
 @dataclass(frozen=True)
 class Seen:
-    """What one search saw of the points of each writer, and when."""
+    """The answer of one search: what it saw of the points of each writer, and when."""
 
     began: float
     ended: float
@@ -50,7 +50,7 @@ class Raced:
         writes = sum(map(len, self.ended))
         return (
             f"{WRITERS} writers made {writes:,} writes while {READERS} readers made {self.searches:,} searches: each saw every"
-            f" writer's points as they were at one moment of it, and none older ones than a search before it"
+            f" writer's points as they were in one snapshot of it, and none older ones than a search before it"
         )
 
 
@@ -124,7 +124,7 @@ def _explains(writer: int, writes: int, mine: dict[str, tuple[str | None, object
 
 
 def _check_scores(writer: int, writes: int, search: Seen) -> None:
-    """Records and index are of one moment: each score is that of the content that the record names."""
+    """Records and index are of one snapshot: each score is that of the content that the record names."""
     query = unit_rows([vectors(*search.query)[0]], D)[0]
     for id_, known in list(expected(writer, writes).items())[:: max(1, writes % 7)]:
         vector = unit_rows([vectors(writer, known.content)[int(id_.rsplit("/", 1)[1])]], D)[0]

@@ -30,7 +30,7 @@ NOTHING: tuple[None, Test] = (None, lambda *_: True)
 
 @dataclass(frozen=True)
 class Entry:
-    """What is stored under an id."""
+    """The content that is stored under an id."""
 
     content: int
     label: str | None
@@ -150,7 +150,7 @@ class World:
     def query(self, draw: Random) -> None:
         """Many queries at once, with and without everything that a search can be told."""
         collection, model = self._some(draw)
-        chosen, test = self._asked(draw)
+        condition, test = self._asked(draw)
         limit, exact, with_vector = draw.choice([1, 10, 200]), draw.random() < 0.5, draw.random() < 0.3
         queries = [draw.randrange(CONTENTS) for _ in range(draw.choice([1, 1, 3, 25]))]
         without = draw.choice([None, [draw.choice([None, *IDS[:9]]) for _ in queries]])
@@ -158,7 +158,7 @@ class World:
         answers = collection.query(
             [vector(q, collection.dimension) for q in queries],
             limit,
-            filter=chosen,
+            filter=condition,
             score_threshold=least,
             with_vector=with_vector,
             exclude=without,
@@ -206,11 +206,11 @@ class World:
 
     def scroll(self, draw: Random) -> None:
         collection, model = self._some(draw)
-        chosen, test = self._asked(draw)
+        condition, test = self._asked(draw)
         limit, with_vector = draw.choice([7, 50, 1000]), draw.random() < 0.3
-        listed, cursor = collection.scroll(limit, None, chosen, with_vector)
+        listed, cursor = collection.scroll(limit, None, condition, with_vector)
         while cursor is not None:
-            page, cursor = collection.scroll(limit, cursor, chosen, with_vector)
+            page, cursor = collection.scroll(limit, cursor, condition, with_vector)
             assert 1 <= len(page) <= limit
             listed += page
         assert [point.id for point in listed] == sorted(selected(model, test))
@@ -221,8 +221,8 @@ class World:
 
     def count(self, draw: Random) -> None:
         collection, model = self._some(draw)
-        chosen, test = self._asked(draw)
-        assert collection.count(chosen) == len(selected(model, test))
+        condition, test = self._asked(draw)
+        assert collection.count(condition) == len(selected(model, test))
 
     def point(self, draw: Random) -> None:
         collection, model = self._some(draw)

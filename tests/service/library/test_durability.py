@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from faults.library.damage import judge_many
 from faults.library.disks import Injected, fail_calls, fill_up, mounted, needs_strace, use_up
+from faults.library.harmed_segments import harm_all
 from faults.library.history import check, do, opened
 from faults.library.kills import kill_many
 from faults.library.power import lose_power
 from faults.library.races import race
 from faults.library.small import small
-from faults.library.snapshots import harm_all
 
 from backbone import Artifact
 from backbone.durable import lock_directory
@@ -74,7 +74,7 @@ def test_s48_a_damaged_library_never_gives_a_wrong_answer(tmp_path: Path) -> Non
     assert judge_many(tmp_path, cut_share=0.03, flips=40, seed=SEED).wrong == []
 
 
-def test_s49_a_snapshot_that_was_harmed_is_not_read_by_faiss_and_changes_no_answer(tmp_path: Path) -> None:
+def test_s49_a_main_segment_that_was_harmed_is_not_read_by_faiss_and_changes_no_answer(tmp_path: Path) -> None:
     assert harm_all(tmp_path) > 20
 
 
@@ -116,7 +116,7 @@ def test_s47_after_a_flush_that_failed_nothing_is_acknowledged_until_a_restart_t
     assert found.refused_writes
 
 
-def test_s50_searches_beside_writes_see_one_moment_after_the_other(tmp_path: Path) -> None:
+def test_s50_searches_beside_writes_see_one_snapshot_after_the_other(tmp_path: Path) -> None:
     assert race(tmp_path / "data", seconds=3).searches > 10
 
 

@@ -1,4 +1,4 @@
-"""What a filter selects, by the index, beside two oracles: the rules in plain Python, and SQLite reading every payload anew."""
+"""The inverted index of filters beside two oracles: the rules in plain Python, and SQLite reading every payload anew."""
 
 import operator
 import sqlite3

@@ -1,4 +1,4 @@
-"""S49: a snapshot of the index that is missing, damaged or hostile is made anew, and FAISS reads only what was written."""
+"""S49: a main segment on disk that is missing, damaged or hostile is made anew, and FAISS reads only what was written."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def only_known_files() -> Iterator[list[Path]]:
         yield given
 
 
-def library_with_snapshot(data: Path) -> Path:
+def library_with_segment(data: Path) -> Path:
     """Write a library whose main segment has an approximate index; return the generation that holds it."""
     with small(), only_known_files() as given:
         with Library.open(data, threads=1) as library:
@@ -89,8 +89,8 @@ def harms(generation: Path) -> list[tuple[str, Callable[[], object]]]:
 
 
 def harm_all(folder: Path) -> int:
-    """Harm a snapshot in each way; the library must open and answer as if nothing had been. Return the number of ways."""
-    generation = library_with_snapshot(folder / "data")
+    """Harm a main segment in each way; the library must open and answer as if nothing had been. Return the number of ways."""
+    generation = library_with_segment(folder / "data")
     every = harms(generation)
     for name, harm in every:
         shutil.copytree(folder / "data", folder / "kept")
