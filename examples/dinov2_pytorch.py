@@ -15,11 +15,9 @@ from torch.utils.data import DataLoader
 from backbone.decode import DecodeLimits
 from backbone.listing import list_images
 from training.config import TrainingConfig, section
-from training.gradients import clip_gradients
 from training.images import TrainingImages, collate
 from training.masks import masks_of_step
-from training.optimizer import make_optimizer
-from training.parameter_groups import drop_last_layer_gradients, write_schedule
+from training.optimizer import clip_gradients, drop_last_layer_gradients, make_optimizer, write_schedule
 from training.recipes import resolve
 from training.sampling import Batches
 from training.schedules import Schedules

@@ -22,13 +22,11 @@ from training.batchnorm import convert
 from training.checkpoints import Checkpoint
 from training.config import TrainingConfig
 from training.errors import Diverged
-from training.gradients import clip_gradients
 from training.images import Batch
 from training.length import Length
 from training.masks import masks_of_step
 from training.method import Losses, SelfDistillation
-from training.optimizer import make_optimizer
-from training.parameter_groups import drop_last_layer_gradients, write_schedule
+from training.optimizer import clip_gradients, drop_last_layer_gradients, make_optimizer, write_schedule
 from training.precision import autocast_dtype, loss_scaler
 from training.randomness import seed_of
 from training.ranks import all_max, rank, world_size
