@@ -54,7 +54,7 @@ def train(
     Example: dinodex train photos/ --out runs/first --backbone vit_tiny_patch16 image_size=64 max_epochs=5
     """
     from training.config import TrainingConfig
-    from training.ranks import is_first_process
+    from training.distributed import is_first_process
     from training.resume import Resume
     from training.run import train as run
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.ranks import all_sum, world_size
+from training.distributed import all_sum, world_size
 
 
 def convert(module: nn.Module, device_type: str) -> nn.Module:

@@ -10,8 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch.distributed import DistError
 
+from training.distributed import world_size
 from training.errors import LoadingFailed, PeerLost
-from training.ranks import world_size
 
 # PyTorch raises RuntimeError for all of these, and tells them apart in words only.
 _LOADER = ("DataLoader worker", "shared memory", "Bus error")

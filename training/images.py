@@ -14,9 +14,9 @@ from backbone.decode import DecodeLimits, decode
 from backbone.durable import read_file
 from backbone.errors import BackboneError, ImageRefused, PathMissing, StorageFailed
 from backbone.listing import ListedImage
+from training.distributed import all_max, all_objects
 from training.errors import TooManyCorrupt
 from training.randomness import seed_of
-from training.ranks import all_max, all_objects
 from training.views import MultiCrop, stack_views
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from training.config import TrainingConfig
+from training.distributed import rank, world_size
 from training.errors import ConfigInvalid
 from training.images import Batch, Item, TrainingImages, collate
-from training.ranks import rank, world_size
 from training.sampling import Batches
 
 LEAST_KOLEO = 2  # images that KoLeo compares: one has no neighbour

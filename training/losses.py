@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.distributed import all_max, all_sum
 from training.precision import at_least_float32, full_precision, highest_precision
-from training.ranks import all_max, all_sum
 
 KOLEO_FLOOR = 1e-8  # the smallest distance whose logarithm is taken; below it, two vectors are the same image
 

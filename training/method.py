@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from backbone.model import Backbone
+from training.distributed import all_gather_rows, rank
 from training.errors import ConfigInvalid
-from training.gather import all_gather_rows
 from training.heads import ProjectionHead
 from training.health import prototype_use, relative_entropy
 from training.losses import (
@@ -35,7 +35,6 @@ from training.losses import (
     sinkhorn_targets,
     softmax_targets,
 )
-from training.ranks import rank
 from training.views import GLOBAL_VIEWS
 
 

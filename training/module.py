@@ -21,6 +21,7 @@ from torch import Tensor
 from training.batchnorm import convert
 from training.checkpoints import Checkpoint
 from training.config import TrainingConfig
+from training.distributed import all_max, rank, world_size
 from training.errors import Diverged
 from training.images import Batch
 from training.length import Length
@@ -29,7 +30,6 @@ from training.method import Losses, SelfDistillation
 from training.optimizer import clip_gradients, drop_last_layer_gradients, make_optimizer, write_schedule
 from training.precision import autocast_dtype, loss_scaler
 from training.randomness import seed_of
-from training.ranks import all_max, rank, world_size
 from training.schedules import Knobs, Schedules
 from training.views import normalised
 

@@ -17,8 +17,8 @@ from backbone.listing import ListedImage
 from backbone.model import Backbone
 from backbone.preprocess import Preprocess
 from backbone.vote import knn_accuracy
+from training.distributed import all_objects, rank, world_size
 from training.randomness import seed_of
-from training.ranks import all_objects, rank, world_size
 
 LEAST_QUERIES = 10  # a share of fewer images says nothing
 

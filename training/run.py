@@ -23,6 +23,7 @@ from backbone.preprocess import Preprocess
 from training.checkpoints import Checkpoint, newest_valid
 from training.collapse import CollapseAlarm
 from training.config import TrainingConfig, section
+from training.distributed import is_first_process, part, world_size
 from training.export import export_checkpoint
 from training.failures import named_failures
 from training.images import RefusalLog, TrainingImages
@@ -33,7 +34,6 @@ from training.module import TrainingModule
 from training.plan import Plan, announce, make_plan, refuse_used, write_plan
 from training.probe import Probe, Split
 from training.progress import Reporter
-from training.ranks import is_first_process, part, world_size
 from training.resume import Resume, check_processes, last_checkpoint
 from training.saving import Saver
 from training.start import Start

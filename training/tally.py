@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.distributed import all_objects, all_sum, rank, world_size
 from training.health import feature_std, rank_me
 from training.module import StepResult
-from training.ranks import all_objects, all_sum, rank, world_size
 from training.views import GLOBAL_VIEWS
 
 SUMS = ("loss", "dino", "ibot", "koleo", "teacher_entropy", "prototype_use", "gradient_norm")

@@ -21,9 +21,9 @@ from backbone.errors import ImageRefused, PathMissing, StorageFailed
 from backbone.listing import ListedImage
 from backbone.model import Backbone
 from backbone.vote import nearest
+from training.distributed import rank, world_size
 from training.probe import gathered
 from training.randomness import seed_of
-from training.ranks import rank, world_size
 from training.views import GLOBAL_VIEWS, MultiCrop, ViewConfig, normalised
 
 BATCH = 32  # images at once: as many views as `backbone.embedding` embeds at once

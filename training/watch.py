@@ -17,12 +17,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from backbone.model import Backbone
 from training.checkpoints import Checkpoint
 from training.collapse import CollapseAlarm
+from training.distributed import all_max, rank
 from training.images import Batch, RefusalLog
 from training.memory import peak_memory_gib
 from training.metrics import Metrics
 from training.module import StepResult, TrainingModule
 from training.progress import Reporter
-from training.ranks import all_max, rank
 from training.saving import Saver
 from training.stopping import StopSignals
 from training.tally import Row, Tally

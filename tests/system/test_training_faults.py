@@ -383,7 +383,7 @@ def test_t15_another_number_of_processes_is_refused_unless_it_is_accepted(
 
 POISON = """
 import torch, training.module
-from training.ranks import rank
+from training.distributed import rank
 good, calls = training.module.normalised, 0
 
 def poisoned(pixels):

@@ -25,7 +25,7 @@ Gradients = list[dict[str, torch.Tensor]]
 RECORDER = """
 import torch
 import training.module, training.run
-from training.ranks import rank
+from training.distributed import rank
 clip, normalised, kept = training.module.clip_gradients, training.module.normalised, []
 
 def keep_and_clip(student, *limits):

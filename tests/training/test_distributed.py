@@ -1,6 +1,6 @@
 """What is computed over all ranks is what one process computes that holds all rows.
 
-This file is also the program of a rank: `test_two_ranks.py RANK PORT OUT`.
+This file is also the program of a rank: `test_distributed.py RANK PORT OUT`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.gather import all_gather_rows
+from training.distributed import all_gather_rows, rank
 from training.losses import centre_moved_by, koleo_loss, score_sums, sinkhorn_targets
-from training.ranks import rank
 
 RANKS = 2
 B = 8  # rows of a rank where all have as many
