@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from backbone.model import Backbone
+from training.collapse import prototype_use, relative_entropy
 from training.distributed import all_gather_rows, rank
 from training.errors import ConfigInvalid
 from training.heads import ProjectionHead
-from training.health import prototype_use, relative_entropy
 from training.losses import (
     centre_moved_by,
     dino_loss,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.collapse import feature_std, rank_me
 from training.distributed import all_objects, all_sum, rank, world_size
-from training.health import feature_std, rank_me
 from training.module import StepResult
 from training.views import GLOBAL_VIEWS
 
