@@ -15,10 +15,10 @@ from backbone.listing import list_images
 from training.config import TrainingConfig, section
 from training.distributed import all_sum, rank, world_size
 from training.images import TrainingImages
-from training.length import Length
 from training.loading import Loading
 from training.module import TrainingModule
 from training.recipes import resolve
+from training.schedules import Length
 from training.start import Start
 from training.views import MultiCrop, ViewConfig
 

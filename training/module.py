@@ -24,13 +24,12 @@ from training.config import TrainingConfig
 from training.distributed import all_max, rank, world_size
 from training.errors import Diverged
 from training.images import Batch
-from training.length import Length
 from training.masks import masks_of_step
 from training.method import Losses, SelfDistillation
 from training.optimizer import clip_gradients, drop_last_layer_gradients, make_optimizer, write_schedule
 from training.precision import autocast_dtype, loss_scaler
 from training.randomness import seed_of
-from training.schedules import Knobs, Schedules
+from training.schedules import Knobs, Length, Schedules
 from training.views import normalised
 
 MAX_SKIPPED = 3  # a single bad batch can happen; three in a row do not heal

@@ -27,7 +27,6 @@ from training.distributed import is_first_process, part, world_size
 from training.export import export_checkpoint
 from training.failures import named_failures
 from training.images import RefusalLog, TrainingImages
-from training.length import run_length
 from training.loading import Loading, expected_processes
 from training.metrics import Metrics
 from training.module import TrainingModule
@@ -36,6 +35,7 @@ from training.probe import Probe, Split
 from training.progress import Reporter
 from training.resume import Resume, check_processes, last_checkpoint
 from training.saving import Saver
+from training.schedules import run_length
 from training.start import Start
 from training.trainer import make_trainer, quiet_lightning
 from training.two_views import TwoViewProbe

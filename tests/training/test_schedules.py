@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from lightly.utils.scheduler import CosineWarmupScheduler, cosine_schedule, linear_warmup_schedule
 
 from training.errors import ConfigInvalid
-from training.length import DEFAULT_EPOCHS, Length, run_length
-from training.schedules import Cosine, Ramp
+from training.schedules import DEFAULT_EPOCHS, Cosine, Length, Ramp, run_length
 
 PROGRESS = st.floats(0.0, 1.0)
 
