@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from training.clusters import score_clustering
-from training.evaluation import NEIGHBOURS, score_neighbours
-from training.linear_probe import WEIGHT_DECAYS, score_linear
-from training.retrieval import score_retrieval
+from training.evaluation.clusters import score_clustering
+from training.evaluation.evaluation import NEIGHBOURS, score_neighbours
+from training.evaluation.linear_probe import WEIGHT_DECAYS, score_linear
+from training.evaluation.retrieval import score_retrieval
 
 DIM, CLASSES = 384, 10
 

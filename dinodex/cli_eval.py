@@ -46,7 +46,7 @@ def evaluate(
     from backbone.durable import write_file
     from backbone.errors import PathMissing
     from training.evaluation import evaluate as run
-    from training.feature_cache import default_directory
+    from training.evaluation.feature_cache import default_directory
 
     if json_to not in (None, STDOUT) and not Path(json_to).parent.is_dir():  # before the work, not after it
         raise PathMissing(f"{Path(json_to).parent} does not exist; name a file in a directory that does.")

@@ -16,7 +16,7 @@ from service.analysis.leave_one_out import evaluate
 from service.analysis.voting import Voting
 from service.library.library import Collection, Library
 from service.points import NewPoint, hash_vector
-from training.evaluation import NEIGHBOURS, score_neighbours
+from training.evaluation.evaluation import NEIGHBOURS, score_neighbours
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]

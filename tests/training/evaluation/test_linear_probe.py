@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from training.linear_probe import WEIGHT_DECAYS, fit, hold_out, score_linear
+from training.evaluation.linear_probe import WEIGHT_DECAYS, fit, hold_out, score_linear
 
 
 def blobs(count: int, noise: float = 1.5, crowd: float = 0.5, seed: int = 0) -> tuple[NDArray, NDArray]:
@@ -45,7 +45,7 @@ def test_a_fit_reaches_the_loss_and_the_answers_of_scikit_learn(decay: float, cr
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, labels = blobs(200)
     whole = fit(x, labels, 1e-2)
-    monkeypatch.setattr("training.linear_probe.BLOCK_LOGITS", 4 * 7)  # seven rows at once
+    monkeypatch.setattr("training.evaluation.linear_probe.BLOCK_LOGITS", 4 * 7)  # seven rows at once
     parts = fit(x, labels, 1e-2)
     np.testing.assert_allclose(parts.weight, whole.weight, atol=1e-6)
     np.testing.assert_array_equal(parts.predict(x), whole.predict(x))

@@ -20,11 +20,11 @@ from backbone.model import Backbone
 from backbone.preprocess import Preprocess
 from service.library.library import Library
 from service.points import NewPoint, hash_vector
-from training.clusters import score_clustering, spherical_kmeans
 from training.errors import DataTooSmall
-from training.evaluation import evaluate, score_neighbours
-from training.linear_probe import score_linear
-from training.retrieval import score_retrieval
+from training.evaluation.clusters import score_clustering, spherical_kmeans
+from training.evaluation.evaluation import evaluate, score_neighbours
+from training.evaluation.linear_probe import score_linear
+from training.evaluation.retrieval import score_retrieval
 
 PREPROCESS = Preprocess.for_image_size(16)
 
@@ -164,8 +164,8 @@ def test_a_second_evaluation_embeds_nothing_and_finds_the_same(
     said: list[str] = []
     first = evaluate(artifact.path, *halves, cache=tmp_path / "cache", say=said.append)
     assert len(said) == 2
-    monkeypatch.setattr("training.evaluation.embed_and_hash", None)
-    monkeypatch.setattr("training.evaluation._network", None)
+    monkeypatch.setattr("training.evaluation.evaluation.embed_and_hash", None)
+    monkeypatch.setattr("training.evaluation.evaluation._network", None)
     second = evaluate(artifact.path, *halves, cache=tmp_path / "cache", say=said.append)
     assert len(said) == 2
     assert (second.knn, second.linear, second.retrieval, second.clustering, second.counts) == (

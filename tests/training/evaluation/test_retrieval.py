@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from training.retrieval import score_retrieval
+from training.evaluation.retrieval import score_retrieval
 
 
 def unit(rows: int, width: int, seed: int) -> NDArray[np.float32]:
@@ -56,7 +56,7 @@ def test_the_average_precision_is_that_of_scikit_learn() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = unit(50, 6, 0), np.arange(50) % 4, unit(23, 6, 1), np.arange(23) % 4
     whole = score_retrieval(*data)
-    monkeypatch.setattr("training.retrieval.BLOCK_SCORES", 120)  # two queries at once
+    monkeypatch.setattr("training.evaluation.retrieval.BLOCK_SCORES", 120)  # two queries at once
     assert score_retrieval(*data) == whole
 
 

@@ -12,7 +12,7 @@ import pytest
 from backbone.embedding import Embedded
 from backbone.errors import PathMissing
 from backbone.listing import ListedImage
-from training.feature_cache import cached, default_directory, key_of
+from training.evaluation.feature_cache import cached, default_directory, key_of
 
 FEATURES = Embedded(
     vectors=np.eye(3, 4, dtype=np.float32),

@@ -22,11 +22,11 @@ from backbone.errors import ArtifactInvalid
 from backbone.listing import ListedImage, list_images
 from backbone.model import Backbone
 from backbone.vote import nearest, vote
-from training.clusters import ClusteringScores, score_clustering
 from training.errors import DataTooSmall
-from training.feature_cache import cached, key_of
-from training.linear_probe import LinearScores, score_linear
-from training.retrieval import RetrievalScores, score_retrieval
+from training.evaluation.clusters import ClusteringScores, score_clustering
+from training.evaluation.feature_cache import cached, key_of
+from training.evaluation.linear_probe import LinearScores, score_linear
+from training.evaluation.retrieval import RetrievalScores, score_retrieval
 
 NEIGHBOURS = (10, 20, 100, 200)  # the paper's
 LEAST_CLASSES = 2  # with one, every answer is right
