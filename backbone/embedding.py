@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
 from backbone.durable import read_file
 from backbone.errors import ImageRefused, PathMissing, StorageFailed
+from backbone.machine import usable_cores
 from backbone.model import Backbone
 from backbone.preprocess import Preprocess
 

@@ -16,7 +16,7 @@ from machine import seconds
 from numpy.typing import NDArray
 from usearch.index import Index
 
-from backbone.cores import usable_cores
+from backbone.machine import usable_cores
 from service.index.faiss_threads import prefer_matrix_products
 
 EF_CONSTRUCTION = 200  # hnswlib's default; its M is 16. usearch's defaults are 16 and 128

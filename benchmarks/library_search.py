@@ -13,7 +13,7 @@ from library_peers import Exact, Hnswlib, Usearch, tune
 from machine import seconds
 from numpy.typing import NDArray
 
-from backbone.cores import usable_cores
+from backbone.machine import usable_cores
 from service.library.collection import Collection
 from service.store.filters import parse_filter
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from anyio import CapacityLimiter
 
-from backbone.cores import usable_cores
+from backbone.machine import usable_cores
 from service.embedding.models import Models, load_models
 from service.library.library import Library
 from service.library.search_queue import SearchQueue

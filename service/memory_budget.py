@@ -6,17 +6,14 @@ which have processes of their own.
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from backbone.artifact import WEIGHTS
-from backbone.cores import usable_cores
+from backbone.machine import peak_resident_bytes, usable_cores
 from service.embedding.decoder_worker import memory_of_an_image
 from service.embedding.models import LoadedModel
 from service.settings import Settings
@@ -54,7 +51,7 @@ def memory_ceiling(settings: Settings, models: Sequence[LoadedModel]) -> MemoryB
     """Return what the service takes at most with these models loaded."""
     processes = len(models) * (settings.decode_workers or usable_cores())
     return MemoryBudget(
-        started=_peak_bytes(),
+        started=peak_resident_bytes(),
         requests=settings.request_memory_bytes,
         images=settings.queue_images * sum(_pixel_bytes(model) for model in models),
         passes=settings.batch_images * PASS_FACTOR * sum(_output_bytes(model) for model in models),
@@ -79,11 +76,3 @@ def _output_bytes(model: LoadedModel) -> int:
     side = model.artifact.preprocess.crop
     tokens = model.choice.runtime.run(np.zeros((1, 3, side, side), np.float32), True)
     return sum(each.nbytes for each in tokens if each is not None)
-
-
-def _peak_bytes() -> int:
-    """Return the most memory that this process had so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says may be the peak of the program that started this one
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

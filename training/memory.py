@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
-from pathlib import Path
 
 import torch
+
+from backbone.machine import peak_resident_bytes, peak_resident_bytes_of
 
 GIB = 2**30
 
@@ -23,19 +22,5 @@ def peak_memory_gib(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    mine = _peak_resident_bytes("self")
-    if mine is None:
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes or KiB
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
-    children = (_peak_resident_bytes(str(child.pid)) or 0 for child in multiprocessing.active_children())
-    return (mine + sum(children)) / GIB
-
-
-def _peak_resident_bytes(process: str) -> int | None:
-    """The high-water mark of a process's resident set; None where the system does not say, or the process has ended."""
-    try:
-        status = Path("/proc", process, "status").read_text()
-    except OSError:
-        return None
-    marks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(marks[0]) * 1024 if marks else None  # the kernel's kB are KiB; a process that is ending has none
+    children = (peak_resident_bytes_of(child.pid or 0) or 0 for child in multiprocessing.active_children())
+    return (peak_resident_bytes() + sum(children)) / GIB

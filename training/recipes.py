@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from backbone.architecture import Architecture
-from backbone.cores import usable_cores
+from backbone.machine import usable_cores
 from training.config import TrainingConfig
 from training.errors import ConfigInvalid
 

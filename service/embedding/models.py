@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.artifact import Artifact, load_artifact
-from backbone.cores import usable_cores
 from backbone.decode import DecodeLimits
+from backbone.machine import usable_cores
 from backbone.pooling import reads_patches
 from service.concurrency.thread_priority import run_behind
 from service.embedding.admission import Limits

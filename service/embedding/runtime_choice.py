@@ -19,8 +19,8 @@ import numpy as np
 
 from backbone import golden
 from backbone.artifact import MINIMUM_COSINE, Artifact
-from backbone.cores import usable_cores
 from backbone.errors import NotInstalled, SelfTestFailed
+from backbone.machine import usable_cores
 from backbone.pooling import reads_patches
 from service.embedding.runtime import Family, Floats, Precision, Run, Runtime
 from service.errors import SettingsInvalid

@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-from backbone.cores import usable_cores
 from backbone.durable import DirectoryLock, lock_directory
+from backbone.machine import usable_cores
 from service.errors import CollectionConflict, CollectionMissing, FingerprintMismatch
 from service.index import segment_files
 from service.index.vector_index import VectorIndex

@@ -29,7 +29,7 @@ from serving_load import Asked, Caller, closed_loop, open_loop, percentile
 
 from backbone import Artifact, Preprocess, build, named
 from backbone.artifact_writer import write_artifact
-from backbone.cores import usable_cores
+from backbone.machine import usable_cores
 from dinodex import Client
 from dinodex.errors import RequestRefused, ServiceUnreachable
 

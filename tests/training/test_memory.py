@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from backbone import machine
 from training import memory
 from training.memory import GIB, peak_memory_gib
 
@@ -88,7 +89,8 @@ def test_a_worker_that_has_just_ended_counts_nothing(monkeypatch: pytest.MonkeyP
 
 def test_without_proc_it_is_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = peak_memory_gib(CPU)
-    monkeypatch.setattr(memory, "_peak_resident_bytes", lambda process: None)
+    monkeypatch.setattr(machine, "peak_resident_bytes_of", lambda process: None)
+    monkeypatch.setattr(memory, "peak_resident_bytes_of", lambda process: None)
     assert peak_memory_gib(CPU) == pytest.approx(expected, rel=0.1)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backbone.cores import usable_cores
+from backbone.machine import usable_cores
 
 RECALL_AT = (1, 5, 10)  # the first hit, a row of thumbnails, a page
 BLOCK_SCORES = 2**20  # similarities that a core holds at once: with their sort keys 16 MiB, which stay near it

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backbone.cores import usable_cores
 from backbone.errors import NotInstalled, SelfTestFailed
+from backbone.machine import usable_cores
 from backbone.pooling import POOLINGS
 from service.embedding.runtime import Precision, Runtime
 from service.embedding.runtime_choice import FAMILIES, choose_runtime, warm_up
