@@ -24,7 +24,7 @@ from dinodex.errors import RequestRefused
 from service.ingestion.job import index_folder
 from service.ingestion.local_sink import open_local_sink
 from service.settings import load_settings
-from training.config import TrainingConfig
+from training.config import ResolvedConfig, TrainingConfig
 from training.export import export
 from training.run import TrainingResult, train
 from training.start import Start
@@ -200,7 +200,7 @@ def _compare(
     if len(held_out.classes) < 2:
         return
     say("measuring the untrained backbone and the raw pixels ...")
-    keys = TrainingConfig.load(result.run / "config.toml")
+    keys = ResolvedConfig.load(result.run / "config.toml")
     untrained = Start.of(keys).backbone(keys)
     start = time.perf_counter()
     accuracy = _accuracy(bank, held_out, lambda paths: embed_files(untrained, artifact.preprocess, paths))

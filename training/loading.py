@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from training.config import TrainingConfig
+from training.config import ResolvedConfig, TrainingConfig
 from training.distributed import rank, world_size
 from training.errors import ConfigInvalid
 from training.images import Batch, Item, TrainingImages, collate
@@ -25,7 +25,7 @@ def expected_processes(config: TrainingConfig) -> int:
     return int(config.devices) * config.nodes
 
 
-def check_batch(config: TrainingConfig, processes: int) -> None:
+def check_batch(config: ResolvedConfig, processes: int) -> None:
     """Raise ConfigInvalid where the batch cannot be computed in equal parts, or where KoLeo would have nothing to compare."""
     parts = processes * config.accumulate
     if config.batch_size % parts:
@@ -54,7 +54,7 @@ def _leave_signals(worker: int) -> None:
 class Loading(LightningDataModule):
     """Makes the loader of a run when Lightning asks for it, which is after the process group exists."""
 
-    def __init__(self, dataset: TrainingImages, config: TrainingConfig, start_step: int = 0) -> None:
+    def __init__(self, dataset: TrainingImages, config: ResolvedConfig, start_step: int = 0) -> None:
         super().__init__()
         self._dataset, self._config, self._start_step = dataset, config, start_step
 
@@ -66,15 +66,14 @@ class Loading(LightningDataModule):
         """
         config, processes = self._config, world_size()
         check_batch(config, processes)
-        workers = config.workers or 0
         return DataLoader(
             self._dataset,
             batch_sampler=Batches(
                 len(self._dataset), config.batch_size, config.seed, self._start_step, rank(), processes
             ),
             collate_fn=collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            num_workers=config.workers,
+            persistent_workers=config.workers > 0,
             worker_init_fn=_leave_signals,
             pin_memory=torch.cuda.is_available(),
         )

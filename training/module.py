@@ -20,7 +20,7 @@ from torch import Tensor
 
 from training.batchnorm import convert
 from training.checkpoints import Checkpoint
-from training.config import TrainingConfig
+from training.config import ResolvedConfig
 from training.distributed import all_max, rank, world_size
 from training.errors import Diverged
 from training.images import Batch
@@ -50,7 +50,7 @@ class TrainingModule(LightningModule):
     def __init__(
         self,
         method: SelfDistillation,
-        config: TrainingConfig,
+        config: ResolvedConfig,
         length: Length,
         steps_per_epoch: int,
     ) -> None:
@@ -128,7 +128,6 @@ class TrainingModule(LightningModule):
         losses = self._losses_and_gradients(batch, knobs.teacher_temperature)
         self._freeze(optimizer)  # before the loss scale looks at the gradients: what is dropped may not skip a step
         self._scaler.unscale_(optimizer.optimizer)
-        assert self.config.clip_by is not None
         norm = clip_gradients(self.method.student, self.config.clip_norm, self.config.clip_by)
 
         taken = self._agree(bool(losses.total.isfinite() & norm.isfinite()))
@@ -183,7 +182,6 @@ class TrainingModule(LightningModule):
 
     def _freeze(self, optimizer: LightningOptimizer) -> None:
         """Take away the gradients of what does not learn yet."""
-        assert self.config.freeze_backbone is not None
         if self._lies_within(self.config.freeze_last_layer):
             drop_last_layer_gradients(optimizer.param_groups)
         if self._lies_within(self.config.freeze_backbone):

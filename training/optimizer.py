@@ -10,22 +10,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainingConfig
+from training.config import ResolvedConfig
 
 # Decay pulls weights of a matrix towards zero. A bias, a norm, a LayerScale or a weight-norm length has no reason to be small: all that
 # is 1-D, and by name torchvision's LayerScale in a ConvNeXt, [D, 1, 1], and the length of a prototype, [K, 1].
 UNDECAYED = (".layer_scale", ".weight.original0")
 
 
-def make_optimizer(student: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+def make_optimizer(student: nn.Module, config: ResolvedConfig) -> torch.optim.AdamW:
     """Return AdamW with PyTorch's betas and epsilon, as both papers have them; `write_schedule` sets its rates before every step.
 
     Args:
         student: a `method.Network`; what does not require gradients is left out.
-        config: resolved keys.
+        config: the keys of the run.
     """
-    assert config.layer_decay is not None
-    assert config.patch_embed_lr is not None
     blocks = getattr(student.backbone, "blocks", ())
     return torch.optim.AdamW(parameter_groups(student, len(blocks), config.layer_decay, config.patch_embed_lr), lr=0.0)
 

@@ -10,7 +10,7 @@ from backbone.durable import LOCK_NAME, lock_directory, refuse_non_empty, remove
 from backbone.errors import OutputNotEmpty
 from backbone.listing import ImageList, list_images
 from training.checkpoints import Checkpoint
-from training.config import TrainingConfig
+from training.config import ResolvedConfig, TrainingConfig
 from training.errors import DataTooSmall
 from training.inventory import Inventory
 from training.loading import check_batch, expected_processes
@@ -28,7 +28,7 @@ LEAST_IMAGES = 2  # one image cannot be told from another
 class Plan:
     """What will be trained on what; nothing is written yet."""
 
-    config: TrainingConfig  # every key has a value
+    config: ResolvedConfig
     reasons: dict[str, str]  # of the values that the recipe chose
     images: ImageList
     split: Split

@@ -7,13 +7,12 @@ the size of the pictures is scaled down here, and says so.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from backbone.architecture import Architecture
 from backbone.machine import usable_cores
-from training.config import TrainingConfig
+from training.config import ResolvedConfig, TrainingConfig
 from training.errors import ConfigInvalid
 
 SMALL_IMAGE = 64  # pixels; up to here a picture is an icon: a blur or a crop of 5 % leaves nothing of the object
@@ -35,9 +34,9 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration in which every key that the recipe decides has a value, and the reason of each value that it decided."""
+    """The keys of a run, and the reason of each value that the recipe decided."""
 
-    config: TrainingConfig
+    config: ResolvedConfig
     reasons: dict[str, str]
 
 
@@ -55,13 +54,13 @@ def resolve(config: TrainingConfig, images: int, architecture: Architecture) -> 
     choices.update(_sizes(config.image_size, architecture, smallest_global))
     decided = {key: choice for key, choice in choices.items() if getattr(config, key) is None}
     values = {key: choice.value for key, choice in decided.items()}
-    resolved = dataclasses.replace(config, **values)
-    if resolved.local_size is not None and resolved.local_size < architecture.smallest_image:
+    resolved = ResolvedConfig(**{**vars(config), **values})
+    if resolved.local_size < architecture.smallest_image:
         least = architecture.smallest_image
         raise ConfigInvalid(
             f"local_size is {resolved.local_size}, but {architecture} takes views from {least} pixels on."
         )
-    if architecture.name == "vit" and resolved.local_size is not None:
+    if architecture.name == "vit":
         patch = architecture.params["patch_size"]
         if resolved.local_size % patch:
             raise ConfigInvalid(f"local_size is {resolved.local_size}, not a multiple of the patch of {patch} pixels.")

@@ -14,7 +14,7 @@ from typing import Any
 
 from backbone.errors import OutputNotEmpty
 from training.checkpoints import Checkpoint, checkpoint_files, newest_valid
-from training.config import TrainingConfig
+from training.config import ResolvedConfig
 from training.errors import ConfigInvalid, DataChanged
 from training.inventory import NAME as IMAGES
 from training.inventory import Inventory
@@ -37,7 +37,7 @@ class Resume:
     accept_processes: bool = False  # go on although the number of processes is another
 
 
-def saved_config(run: Path) -> TrainingConfig | None:
+def saved_config(run: Path) -> ResolvedConfig | None:
     """Return the keys of the run in directory `run`.
 
     Returns:
@@ -47,14 +47,14 @@ def saved_config(run: Path) -> TrainingConfig | None:
         OutputNotEmpty: the directory holds something, but not a run.
     """
     if (run / "config.toml").exists():
-        return TrainingConfig.load(run / "config.toml")
+        return ResolvedConfig.load(run / "config.toml")
     # A run that was stopped before it began has its list of images at most.
     if run.exists() and any(not path.name.startswith(".") and path.name != IMAGES for path in run.iterdir()):
         raise OutputNotEmpty(f"{run} is not empty and not a run; name the directory of a run, or a new one.")
     return None
 
 
-def continued(run: Path, saved: TrainingConfig, given: Mapping[str, Any]) -> TrainingConfig:
+def continued(run: Path, saved: ResolvedConfig, given: Mapping[str, Any]) -> ResolvedConfig:
     """Return the run's keys, with those given now that do not change what is computed.
 
     Raises:

@@ -22,7 +22,7 @@ from backbone.durable import lock_directory, refuse_non_empty
 from backbone.preprocess import Preprocess
 from training.checkpoints import Checkpoint, newest_valid
 from training.collapse import CollapseAlarm
-from training.config import TrainingConfig, section
+from training.config import ResolvedConfig, TrainingConfig, section
 from training.distributed import is_first_process, part, world_size
 from training.export import export_checkpoint
 from training.failures import named_failures
@@ -137,7 +137,7 @@ def _fit(module: TrainingModule, watch: Watch, plan: Plan, out: Path) -> None:
             part()  # what follows is the first process's alone, and may take longer than the others wait
 
 
-def _metrics(config: TrainingConfig, checkpoint: Checkpoint | None, out: Path) -> Metrics:
+def _metrics(config: ResolvedConfig, checkpoint: Checkpoint | None, out: Path) -> Metrics:
     sinks = [] if config.wandb is None else [WeightsAndBiases(config.wandb, out, config.to_dict())]
     return Metrics(out, None if checkpoint is None else checkpoint.step, sinks)
 
@@ -177,14 +177,13 @@ def _watch(
     )
 
 
-def _alarm(config: TrainingConfig) -> CollapseAlarm | None:
+def _alarm(config: ResolvedConfig) -> CollapseAlarm | None:
     if config.collapse == "off":
         return None
-    assert config.prototypes is not None
     return CollapseAlarm(config.prototypes, config.collapse_steps, stops=config.collapse == "stop")
 
 
-def _probe(config: TrainingConfig, split: Split) -> Probe | TwoViewProbe | None:
+def _probe(config: ResolvedConfig, split: Split) -> Probe | TwoViewProbe | None:
     """The online score: by labels where there are some, else without them."""
     if split.queries:
         return Probe(split, Preprocess.for_image_size(config.image_size), DecodeLimits())

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from training.config import TrainingConfig
+from training.config import ResolvedConfig
 from training.errors import ConfigInvalid
 
 DEFAULT_EPOCHS = 100  # DINO's and DINOv2's own short recipes (arXiv:2104.14294, table 8; arXiv:2304.07193, table 16)
@@ -103,15 +103,9 @@ class Schedules:
     teacher_temperature: Ramp
 
     @classmethod
-    def from_config(cls, config: TrainingConfig) -> Schedules:
-        """Build them from resolved keys; the learning rate grows with the root of the batch (arXiv:2205.10287)."""
+    def from_config(cls, config: ResolvedConfig) -> Schedules:
+        """Build them from the keys of a run; the learning rate grows with the root of the batch (arXiv:2205.10287)."""
         c = config
-        assert c.lr is not None
-        assert c.weight_decay is not None
-        assert c.weight_decay_end is not None
-        assert c.momentum is not None
-        assert c.teacher_temperature is not None
-        assert c.teacher_temperature_start is not None
         peak = c.lr * math.sqrt(c.batch_size / LR_BATCH)
         return cls(
             lr=Cosine(peak, min(c.lr_end, peak), warmup=c.warmup),

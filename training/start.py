@@ -16,7 +16,7 @@ from backbone.factory import build
 from backbone.model import Backbone
 from backbone.weights import load_strict
 from training.checkpoints import Checkpoint
-from training.config import TrainingConfig, section
+from training.config import ResolvedConfig, TrainingConfig, section
 from training.errors import ConfigInvalid
 from training.method import MethodConfig, SelfDistillation
 from training.randomness import seed_of
@@ -64,18 +64,18 @@ class Start:
         inherited = self.artifact is not None and config.licence == NO_LICENCE
         return self.artifact.manifest.licence if inherited and self.artifact else config.licence
 
-    def method(self, config: TrainingConfig) -> SelfDistillation:
-        """Build student and teacher with new heads; resolved keys and their seed decide every weight."""
+    def method(self, config: ResolvedConfig) -> SelfDistillation:
+        """Build student and teacher with new heads; the keys of the run and their seed decide every weight."""
         backbone = self.backbone(config)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of("heads", config.seed))
             return SelfDistillation(backbone, section(config, MethodConfig))
 
-    def backbone(self, config: TrainingConfig) -> Backbone:
-        """Build the backbone that a run with these resolved keys starts from; equal keys give equal weights."""
+    def backbone(self, config: ResolvedConfig) -> Backbone:
+        """Build the backbone that a run with these keys starts from; equal keys give equal weights."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of("weights", config.seed))
-            backbone = build(self.architecture, config.drop_path or 0.0, config.layer_scale)
+            backbone = build(self.architecture, config.drop_path, config.layer_scale)
         if self.artifact is not None:
             problems = load_strict(backbone, copy.deepcopy(self.artifact.model.state_dict()))
             assert not problems, problems  # the artifact has shown that its weights fit its architecture

@@ -7,7 +7,7 @@ import pytest
 
 from backbone.architecture import named
 from backbone.errors import PathMissing
-from training.config import TrainingConfig, section
+from training.config import ResolvedConfig, TrainingConfig, section
 from training.errors import ConfigInvalid
 from training.loading import check_batch
 from training.method import MethodConfig
@@ -85,8 +85,17 @@ def test_a_resolved_configuration_reads_back_from_its_own_file(tmp_path: Path, r
     resolved = resolve(config, 1000, named("vit_small_patch16")).config
     file = tmp_path / "config.toml"
     file.write_text(resolved.to_toml())
-    assert TrainingConfig.load(file) == resolved
-    assert TrainingConfig.from_values(resolved.to_dict()) == resolved
+    assert ResolvedConfig.load(file) == resolved
+    assert ResolvedConfig.from_values(resolved.to_dict()) == resolved
+    assert TrainingConfig.load(file).to_dict() == resolved.to_dict()
+
+
+def test_what_the_recipe_decides_has_a_value_in_resolved_keys() -> None:
+    resolved = resolve(TrainingConfig(), 1000, named("vit_small_patch16"))
+    assert set(resolved.reasons) == set(ResolvedConfig.__annotations__)
+    for key in resolved.reasons:
+        with pytest.raises(ConfigInvalid, match=f"^{key} have no value; resolve the recipe first"):
+            ResolvedConfig(**{**vars(resolved.config), key: None})
 
 
 @pytest.mark.parametrize("recipe", ["dino", "dinov2"])

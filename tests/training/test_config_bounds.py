@@ -38,7 +38,7 @@ DEVICES = ("auto", "1", "2", "0", "-1", "1.5", "x")
 def texts(key: str) -> tuple[str, ...]:
     """Values at, just inside of and just outside of the bounds that keys of this type have."""
     hint: Any = typing.get_type_hints(TrainingConfig)[key]
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(choice for choice in typing.get_args(hint) if choice is not type(None))
     if key == "devices":
         return DEVICES

@@ -68,7 +68,6 @@ def golden_run(digits: Path, keys: dict[str, object]) -> list[float]:
         outcome.total.backward()
         if step < 2:
             drop_last_layer_gradients(optimizer.param_groups)
-        assert config.clip_by is not None
         clip_gradients(method.student, config.clip_norm, config.clip_by)
         optimizer.step()
         method.update_teacher(knobs.momentum)

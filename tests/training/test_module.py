@@ -21,10 +21,11 @@ import training.method
 import training.module
 from backbone.vit import Block
 from training.checkpoints import read_checkpoint
-from training.config import TrainingConfig
+from training.config import ResolvedConfig, TrainingConfig
 from training.errors import Diverged
 from training.method import Losses, SelfDistillation
 from training.progress import Reporter
+from training.recipes import resolve
 from training.run import TrainingResult, train
 from training.schedules import Schedules
 from training.start import Start
@@ -133,7 +134,7 @@ def test_every_step_learns_at_the_rate_of_the_schedule_scaled_by_the_root_of_the
     trained: Callable[..., TrainingResult],
 ) -> None:
     result = trained(max_steps=10, log_every=1, lr=0.016, warmup=0.2, batch_size=16)
-    schedule = Schedules.from_config(TrainingConfig.load(result.run / "config.toml"))
+    schedule = Schedules.from_config(ResolvedConfig.load(result.run / "config.toml"))
     assert schedule.lr.start == pytest.approx(0.016 * math.sqrt(16 / 256))
     # A row shows the knobs of the step that follows it.
     for row in rows(result):
@@ -185,8 +186,10 @@ def test_several_processes_wait_for_no_unused_parameter_and_not_for_ever(tmp_pat
 def test_every_block_drops_at_the_rate_that_was_asked_for(
     make_method: Callable[..., SelfDistillation], rate: float
 ) -> None:
-    config = TrainingConfig(backbone="vit_tiny_patch4", image_size=8, drop_path=rate)
-    blocks = [m for m in Start.of(config).backbone(config).modules() if isinstance(m, Block)]
+    keys = TrainingConfig(backbone="vit_tiny_patch4", image_size=8, drop_path=rate)
+    start = Start.of(keys)
+    config = resolve(keys, 1000, start.architecture).config
+    blocks = [m for m in start.backbone(config).modules() if isinstance(m, Block)]
     assert len(blocks) == 12
     assert {block.drop_path for block in blocks} == {rate}
 

@@ -20,7 +20,7 @@ from runs import KEYS, assert_equal_runs, run, weights
 from backbone import Preprocess, load_artifact
 from backbone.errors import DataInvalid, DirectoryLocked, OutputNotEmpty, PathMissing, StorageFailed
 from training.checkpoints import newest_valid
-from training.config import TrainingConfig
+from training.config import ResolvedConfig, TrainingConfig
 from training.errors import ConfigInvalid, DataTooSmall, Diverged
 from training.progress import Reporter
 from training.run import TrainingResult, train
@@ -79,8 +79,7 @@ def test_a_run_leaves_its_keys_its_metrics_a_checkpoint_and_an_artifact(finished
 
 
 def test_the_saved_keys_are_complete_and_repeat_the_run(finished: TrainingResult) -> None:
-    config = TrainingConfig.load(finished.run / "config.toml")
-    assert config.lr is not None
+    config = ResolvedConfig.load(finished.run / "config.toml")
     assert config.prototypes == 64
 
 
