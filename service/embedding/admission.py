@@ -1,24 +1,25 @@
-"""Who may come in: images that were taken and not yet answered, counted in images, bytes and seconds of work.
+"""Admission control: which images may come in, counted in images, bytes and seconds of work.
 
 This is the only place that says no for lack of room, so that the queue, and with it memory and waiting time, is bounded.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final
 
+from service.embedding.decoder_pool import Decoded
+from service.embedding.runtime import Floats, Tokens
 from service.errors import Saturated, Stopping
 
 INTERACTIVE_IMAGES: Final = 4  # of a request at most that somebody waits for; more are an upload, and let those pass
-
-A = TypeVar("A")
+NEVER: Final = math.inf  # a deadline for work that nobody stands and waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +33,53 @@ class Limits:
 
 
 @dataclass(eq=False, slots=True)
-class Ticket(Generic[A]):
-    """One admitted image, from admission to answer."""
+class Ticket:
+    """One image from admission to its end: what is wanted of it, and what each stage has made of it, and when (monotonic seconds).
 
-    image: bytes  # none once it is answered: who cancels holds no memory, even where its turn has not come
+    It ends once, with all that it carries, with an error, or cancelled: of several ends the first one counts. From then on it has no
+    place and holds neither the image nor its pixels, even where it still waits in a queue.
+    """
+
+    admission: Admission = field(repr=False)  # which it leaves at its end
+    image: bytes  # as it came
     computed: bool  # by the network; else it is decoded alone
     patches: bool  # whether the patch tokens are wanted too, which cost more
     thumbnail: bool
-    deadline: float  # monotonic seconds
+    deadline: float
     bulk: bool
-    answer: Future[A] = field(default_factory=Future)
-    since: float = field(default_factory=time.monotonic)
+    decoded: Decoded | None = None
+    pixels: Floats | None = None  # [3, H, W], while it waits for the network
+    tokens: Tokens | None = None  # ([D], [N, D] where the patch tokens are wanted)
+    admitted_at: float = field(default_factory=time.monotonic)
+    decoding_at: float = math.inf
+    decoded_at: float = math.inf
+    computing_at: float = math.inf
+    computed_at: float = math.inf
+    ended: Future[None] = field(default_factory=Future)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End with what it carries, or with an error. Its place is free before its caller hears: the next request finds it so."""
+        self.admission.leave(self)
+        with contextlib.suppress(InvalidStateError):  # it has ended before
+            if error is None:
+                self.ended.set_result(None)
+            else:
+                self.ended.set_exception(error)
+        self._forget()
+
+    def cancel(self) -> bool:
+        """End because the caller has left; say whether it had not ended before."""
+        if not self.ended.cancel():
+            return False
+        self.admission.leave(self)
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        self.image, self.pixels = b"", None
 
 
-class Admission(Generic[A]):
+class Admission:
     """The tickets of one embedder; thread-safe.
 
     Args:
@@ -59,7 +93,7 @@ class Admission(Generic[A]):
         self._batch_images = batch_images
         self._seconds_per_image = seconds_per_image
         self._open = True
-        self._inside: dict[Ticket[A], int] = {}  # with its bytes
+        self._inside: set[Ticket] = set()
         self._bytes = 0
         self._interactive = 0
         self._lock = threading.Lock()
@@ -83,40 +117,23 @@ class Admission(Generic[A]):
             return error
         return None
 
-    def enter(self, tickets: Sequence[Ticket[A]], patient: bool) -> None:
-        """Take all of a request's tickets or none; the place of one that is cancelled is free again. Raises Saturated, Stopping."""
+    def enter(self, tickets: Sequence[Ticket], patient: bool) -> None:
+        """Take all of a request's tickets or none; each has its place until it ends. Raises Saturated, Stopping."""
         with self._lock:
             bulk = any(ticket.bulk for ticket in tickets)
-            self._check_room(len(tickets), sum(len(ticket.image) for ticket in tickets), bulk, patient)
-            for ticket in tickets:
-                self._inside[ticket] = len(ticket.image)
-                self._bytes += len(ticket.image)
-                self._interactive += not ticket.bulk
-        for ticket in tickets:
-            ticket.answer.add_done_callback(functools.partial(self._left, ticket))
+            size = sum(len(ticket.image) for ticket in tickets)
+            self._check_room(len(tickets), size, bulk, patient)
+            self._inside.update(tickets)
+            self._bytes += size
+            self._interactive += sum(not ticket.bulk for ticket in tickets)
 
-    def end(self, ticket: Ticket[A], answer: A | BaseException) -> None:
-        """Answer a ticket that has no answer yet. Its place is free before its caller hears, so that the next request finds it so."""
-        if not self._leave(ticket) or not ticket.answer.set_running_or_notify_cancel():
-            return
-        if isinstance(answer, BaseException):
-            ticket.answer.set_exception(answer)
-        else:
-            ticket.answer.set_result(answer)
-
-    def _left(self, ticket: Ticket[A], _: object) -> None:
-        self._leave(ticket)
-
-    def _leave(self, ticket: Ticket[A]) -> bool:
-        """Free the place of a ticket that ends; say whether it had one, for of several ends the first one counts."""
+    def leave(self, ticket: Ticket) -> None:
+        """Free the place of a ticket that ends, where it has one."""
         with self._lock:
-            size = self._inside.pop(ticket, None)
-            if size is None:
-                return False
-            self._bytes -= size
-            self._interactive -= not ticket.bulk
-        ticket.image = b""
-        return True
+            if ticket in self._inside:
+                self._inside.remove(ticket)
+                self._bytes -= len(ticket.image)
+                self._interactive -= not ticket.bulk
 
     def close(self) -> None:
         """Let nobody in any more."""

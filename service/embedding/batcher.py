@@ -1,109 +1,71 @@
-"""Single images in, micro-batches through the network, one future each: every future ends, on every path.
+"""The micro-batcher: decoded images of many callers in, forward passes of several images each; every ticket ends, on every path.
 
-As many threads as the runtime has lanes share the work. Each takes what waits, up to its part of `batch_images`, and waits for company
-only while company is on its way. It drops what was cancelled and what nobody can use any more, and runs one forward pass. A pass
+As many threads as the runtime has lanes share the work. Each takes what waits, up to its part of `batch_images`, and waits for more
+only while more are on their way. It drops what has ended and what nobody can use any more, and runs one forward pass. A pass
 without enough memory is tried again in halves, and batches stay so small from then on; one that fails is tried once more image by
 image, so that one poisoned image fails alone. What would end a thread ends its batch, and the thread goes on.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Final, Protocol
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from service.concurrency.priority_queue import PriorityQueue
 from service.concurrency.thread_priority import lower_priority
 from service.concurrency.throughput import Throughput
+from service.embedding.admission import Ticket
+from service.embedding.runtime import Floats, ForwardPass
 from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
 
-Pixels = NDArray[np.float32]  # [3, H, W]
-_NONE: Final = np.empty((0, 0, 0), np.float32)
-NEVER = float("inf")  # a deadline for work that nobody stands and waits for
-
 log = structlog.get_logger("service")
-
-
-class Run(Protocol):
-    """The forward pass: pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
-
-    def __call__(
-        self, pixels: NDArray[np.float32], patches: bool, /
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Run one batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokensOfOne:
-    """What the network said about one image, and how long it took."""
-
-    global_token: NDArray[np.float32]  # [D]
-    patch_tokens: NDArray[np.float32] | None  # [N, D], where they were asked for
-    queue_s: float  # waiting for the forward pass
-    infer_s: float  # the forward pass, shared with the batch
-
-
-@dataclass(slots=True)
-class _Item:
-    pixels: Pixels
-    patches: bool  # whether the patch tokens are wanted, which cost more
-    deadline: float  # monotonic seconds
-    future: Future[TokensOfOne] = field(default_factory=Future)
-    since: float = field(default_factory=time.monotonic)
-
-    def forget(self) -> None:
-        """Drop the pixels: what was cancelled may wait for its turn for long, and holds no memory meanwhile."""
-        self.pixels = _NONE
 
 
 class Batcher:
     """Gathers images of many callers into forward passes.
 
     The number of waiting images is bounded by whoever admits them (`service.embedding.admission`), so `submit` never blocks.
-    `company` says whether more images are about to be submitted; `ran` is told how many were computed at once, and in how many seconds.
-    `lanes` is how many calls of `run` may compute side by side; together they have up to `batch_images` in hand.
+    `more_coming` says whether more images are about to be submitted; `ran` is told how many were computed at once, and in how many
+    seconds. `lanes` is how many calls of `forward` may compute side by side; together they have up to `batch_images` in hand.
     """
 
     def __init__(
         self,
-        run: Run,
+        forward: ForwardPass,
         batch_images: int,
         batch_wait_s: float,
-        company: Callable[[], bool] = lambda: True,
+        more_coming: Callable[[], bool] = lambda: True,
         ran: Callable[[int, float], None] = lambda images, seconds: None,
         lanes: int = 1,
     ) -> None:
-        self._run = run
+        self._forward = forward
         self._batch_images = -(-batch_images // lanes)  # of one lane
         self._batch_wait_s = batch_wait_s
-        self._company = company
+        self._more_coming = more_coming
         self._ran = ran
-        self._line: PriorityQueue[_Item] = PriorityQueue()
-        self.pace = Throughput(passes=5)  # of full batches: some seconds
+        self._queue: PriorityQueue[Ticket] = PriorityQueue()
+        self.throughput = Throughput(passes=5)  # of full batches: some seconds
+        self.computed_at = -math.inf  # when the network last gave tokens, in monotonic seconds
         self._threads = [threading.Thread(target=self._work, name=f"batcher-{i}", daemon=True) for i in range(lanes)]
         for thread in self._threads:
             thread.start()
 
-    def submit(
-        self, pixels: Pixels, deadline: float = NEVER, bulk: bool = False, patches: bool = True
-    ) -> Future[TokensOfOne]:
-        """Queue one image [3, H, W]; its future ends with its tokens (without `patches` with the global one), an error, or cancelled.
+    def submit(self, ticket: Ticket, pixels: Floats) -> None:
+        """Queue one decoded image [3, H, W]; its ticket ends with its tokens, or an error.
 
         Raises:
             Stopping: the batcher is closed.
         """
-        item = _Item(pixels, patches, deadline)
-        item.future.add_done_callback(lambda _: item.forget())
-        if not self._line.put(item, bulk):
+        ticket.pixels = pixels
+        if ticket.ended.done():  # asked after they are there: who ends it from here on drops them
+            ticket.pixels = None
+        elif not self._queue.put(ticket, ticket.bulk):
             raise Stopping("the service is stopping; send the request to another one.")
-        return item.future
 
     def alive(self) -> bool:
         """Say whether images that are submitted now will be computed."""
@@ -112,67 +74,75 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Return how many images no pass has taken yet."""
-        return len(self._line)
+        return len(self._queue)
 
-    def close(self, within_s: float = NEVER) -> bool:
+    def close(self, within_s: float = math.inf) -> bool:
         """Compute what waits, then stop; say whether that was done in time. Idempotent."""
         end = time.monotonic() + within_s
-        self._line.close()
+        self._queue.close()
         for thread in self._threads:
-            thread.join(None if within_s == NEVER else max(0.0, end - time.monotonic()))
+            thread.join(None if within_s == math.inf else max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         lower_priority()
-        while batch := self._line.take(self._batch_images, self._batch_wait_s, self._company):
+        while batch := self._queue.take(self._batch_images, self._batch_wait_s, self._more_coming):
             try:
                 self._compute(batch)
             except BaseException as error:  # noqa: BLE001 - a declared boundary: nothing that a runtime raises ends a thread
                 log.warning("batch_ended", error=type(error).__name__, detail=str(error)[:500], images=len(batch))
-                for item in batch:
-                    _fail(item, EmbedderRestarted("the network was started anew at this image; send it again."))
+                for ticket in batch:
+                    ticket.finish(EmbedderRestarted("the network was started anew at this image; send it again."))
 
-    def _compute(self, batch: Sequence[_Item]) -> None:
-        wanted = [item for item in batch if item.future.set_running_or_notify_cancel()]
+    def _compute(self, batch: Sequence[Ticket]) -> None:
+        """Compute those of a batch that somebody still waits for."""
         now = time.monotonic()
-        for item in wanted:
-            if item.deadline < now:
-                _fail(item, DeadlinePassed("the image waited longer than its request may take; send it again later."))
-        self._in_halves([item for item in wanted if item.deadline >= now])
+        tickets: list[Ticket] = []
+        images: list[Floats] = []
+        for ticket in batch:
+            pixels = ticket.pixels
+            if pixels is None:  # it has ended
+                continue
+            if ticket.deadline < now:
+                ticket.finish(DeadlinePassed("the image waited longer than its request may take; send it again later."))
+                continue
+            ticket.computing_at = now
+            tickets.append(ticket)
+            images.append(pixels)
+        if tickets:
+            self._run(tickets, images)
 
-    def _in_halves(self, items: Sequence[_Item]) -> None:
-        """Compute items; halve them for as long as the memory does not suffice."""
-        if not items:
-            return
+    def _run(self, tickets: Sequence[Ticket], images: Sequence[Floats]) -> None:
+        """Run a forward pass; one that fails is run again in halves for want of memory, and else image by image."""
         try:
-            self._pass(items)
-        except Exception as error:  # noqa: BLE001 - a declared boundary: whatever a runtime raises ends the futures, not the thread
-            if len(items) == 1:
-                _fail(items[0], _failed(error))
+            self._pass(tickets, images)
+        except Exception as error:  # noqa: BLE001 - a declared boundary: whatever a runtime raises ends the tickets, not the thread
+            if len(tickets) == 1:
+                tickets[0].finish(_failed(error))
             elif _is_out_of_memory(error):
-                half = (len(items) + 1) // 2
+                half = (len(tickets) + 1) // 2
                 self._batch_images = min(self._batch_images, half)
                 log.warning("batch_halved", batch_images=self._batch_images, detail=str(error)[:500])
-                self._in_halves(items[:half])
-                self._in_halves(items[half:])
+                self._run(tickets[:half], images[:half])
+                self._run(tickets[half:], images[half:])
             else:
-                for item in items:
-                    self._in_halves([item])
+                for ticket, pixels in zip(tickets, images, strict=True):
+                    self._run([ticket], [pixels])
 
-    def _pass(self, items: Sequence[_Item]) -> None:
+    def _pass(self, tickets: Sequence[Ticket], images: Sequence[Floats]) -> None:
         begun = time.monotonic()
-        global_tokens, patch_tokens = self._run(
-            np.stack([item.pixels for item in items]), any(item.patches for item in items)
-        )
+        global_tokens, patch_tokens = self._forward(np.stack(images), any(ticket.patches for ticket in tickets))
         ended = time.monotonic()
-        rows = [None] * len(items) if patch_tokens is None else patch_tokens
-        if len(global_tokens) != len(items) or len(rows) != len(items):
+        rows = [None] * len(tickets) if patch_tokens is None else patch_tokens
+        if len(global_tokens) != len(tickets) or len(rows) != len(tickets):
             raise ValueError("the runtime gave another number of rows than it was given images")
-        self.pace.record(len(items), begun, ended)
-        self._ran(len(items), ended - begun)
-        for item, global_token, patches in zip(items, global_tokens, rows, strict=True):
-            wanted = patches if item.patches else None
-            item.future.set_result(TokensOfOne(global_token, wanted, begun - item.since, ended - begun))
+        self.throughput.record(len(tickets), begun, ended)
+        self._ran(len(tickets), ended - begun)
+        self.computed_at = ended
+        for ticket, global_token, patches in zip(tickets, global_tokens, rows, strict=True):
+            ticket.tokens = global_token, patches if ticket.patches else None
+            ticket.computing_at, ticket.computed_at = begun, ended
+            ticket.finish()
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -184,8 +154,3 @@ def _failed(error: Exception) -> InferenceFailed:
     failure = InferenceFailed("the network failed on this image; the log names the reason, under the same request id.")
     failure.__cause__ = error
     return failure
-
-
-def _fail(item: _Item, error: Exception) -> None:
-    if not item.future.done():
-        item.future.set_exception(error)

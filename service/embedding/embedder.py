@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from backbone.artifact import Artifact
 from backbone.decode import DecodeLimits, check_signature
 from backbone.errors import ImageRefused
 from backbone.pooling import pool, reads_patches
-from service.embedding.admission import INTERACTIVE_IMAGES, Admission, Limits, Ticket
-from service.embedding.batcher import NEVER, Run
+from service.embedding.admission import INTERACTIVE_IMAGES, NEVER, Admission, Limits, Ticket
 from service.embedding.decoder_pool import Decoded, Decoders
-from service.embedding.pipeline import Computed, Pipeline
+from service.embedding.pipeline import Pipeline
 from service.embedding.readiness_probe import ReadinessProbe
+from service.embedding.runtime import ForwardPass
 from service.errors import (
     DeadlinePassed,
     DecoderUnavailable,
@@ -64,7 +65,7 @@ class Embedder:
     def __init__(
         self,
         artifact: Artifact,
-        run: Run,
+        forward: ForwardPass,
         *,
         lanes: int,
         limits: DecodeLimits,
@@ -80,19 +81,16 @@ class Embedder:
         self._limits = limits
         self._timeout_s = queue.seconds
         self._metrics = metrics
-        self._admission: Admission[Computed] = Admission(
-            queue, batch_images, lambda: self._pipeline.seconds_per_image()
-        )
         self._pipeline = Pipeline(
             artifact.preprocess,
             Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s),
-            run,
+            forward,
             lanes=lanes,
             batch_images=batch_images,
             batch_wait_s=batch_wait_s,
-            end=self._admission.end,
             metrics=metrics,
         )
+        self._admission = Admission(queue, batch_images, self._pipeline.seconds_per_image)
         self._canary = ReadinessProbe(self._canary_vector)
 
     @property
@@ -152,12 +150,11 @@ class Embedder:
             with contextlib.suppress(TimeoutError):
                 for ticket in tickets:
                     # waits; what it holds is read below
-                    ticket.answer.exception(None if patient else max(ticket.deadline - time.monotonic(), 0))
-            self._end_late(tickets)
+                    ticket.ended.exception(None if patient else max(ticket.deadline - time.monotonic(), 0))
+            _end_late(tickets)
             return [self._answer(ticket, output) for ticket in tickets]
         finally:
-            for ticket in tickets:
-                ticket.answer.cancel()
+            self._cancel(tickets)
 
     async def embed_async(
         self, images: Sequence[bytes], output: str | None = None, thumbnails: bool = False
@@ -176,7 +173,9 @@ class Embedder:
         """
         [ticket] = self._admit([image], computed=False, thumbnails=thumbnail)
         await self._ended([ticket])
-        return ticket.answer.result().decoded
+        ticket.ended.result()
+        assert ticket.decoded is not None
+        return ticket.decoded
 
     def refusal(self) -> Unavailable | None:
         """Return the error that one more image of a request that somebody waits for would meet now; None where there is room."""
@@ -186,7 +185,7 @@ class Embedder:
         """Say whether an image sent now would be embedded: there is room, and one was embedded just now, or is."""
         if not self._pipeline.alive() or self.refusal() is not None:
             return False
-        return time.monotonic() - self._pipeline.answered_at < CANARY_S or await self._canary.passes()
+        return time.monotonic() - self._pipeline.computed_at < CANARY_S or await self._canary.passes()
 
     async def _canary_vector(self, image: bytes) -> NDArray[np.float32] | None:
         try:
@@ -208,68 +207,77 @@ class Embedder:
         computed: bool = True,
         thumbnails: bool = False,
         patient: bool = False,
-    ) -> list[Ticket[Computed]]:
+    ) -> list[Ticket]:
         """Take all images or none; each ticket ends on every path, and then its place is free again."""
         bulk = patient or len(images) > INTERACTIVE_IMAGES
         deadline = NEVER if patient else time.monotonic() + self._timeout_s
         patches = output == PATCHES or reads_patches(output or self._artifact.manifest.pooling)
-        tickets: list[Ticket[Computed]] = [
-            Ticket(image, computed, patches, thumbnails, deadline, bulk) for image in images
-        ]
+        tickets = [Ticket(self._admission, image, computed, patches, thumbnails, deadline, bulk) for image in images]
         recognised = [ticket for ticket in tickets if self._recognised(ticket)]
         if recognised:
             self._admission.enter(recognised, patient)
         for ticket in recognised:
-            if not self._pipeline.take(ticket):
-                self._admission.end(ticket, Stopping("the service is stopping; send the request to another one."))
+            self._pipeline.submit(ticket)
         return tickets
 
-    def _recognised(self, ticket: Ticket[Computed]) -> bool:
+    def _recognised(self, ticket: Ticket) -> bool:
         """End the ticket of what is no image at all: that takes nobody's place, and waits for nobody."""
         try:
             check_signature(ticket.image, self._limits)
         except ImageRefused as error:
-            ticket.answer.set_exception(error)
+            ticket.finish(error)
             return False
         return True
 
-    async def _ended(self, tickets: Sequence[Ticket[Computed]]) -> None:
+    async def _ended(self, tickets: Sequence[Ticket]) -> None:
         """Wait until all tickets have ended, at their deadline at the latest; cancelled, cancel them."""
         try:
-            all_ended = asyncio.gather(*(asyncio.wrap_future(t.answer) for t in tickets), return_exceptions=True)
+            all_ended = asyncio.gather(*(asyncio.wrap_future(t.ended) for t in tickets), return_exceptions=True)
             await asyncio.wait({all_ended}, timeout=self._timeout_s)
-            self._end_late(tickets)
+            _end_late(tickets)
         finally:
-            for ticket in tickets:
-                ticket.answer.cancel()
+            self._cancel(tickets)
 
-    def _end_late(self, tickets: Sequence[Ticket[Computed]]) -> None:
+    def _cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Cancel what has not ended; the network computes none of it that it has not begun with."""
         for ticket in tickets:
-            self._admission.end(
-                ticket, DeadlinePassed("the image took longer than its request may take; send it again later.")
-            )
+            if ticket.cancel() and math.isinf(ticket.computing_at):
+                self._metrics.image_cancelled()
 
-    def _answer(self, ticket: Ticket[Computed], output: str | None) -> Answer:
+    def _answer(self, ticket: Ticket, output: str | None) -> Answer:
         answer = self._outcome(ticket, output)
         if not isinstance(answer, Embedded):
             self._metrics.image_refused(answer.code)
         return answer
 
-    def _outcome(self, ticket: Ticket[Computed], output: str | None) -> Answer:
-        error = ticket.answer.exception()
+    def _outcome(self, ticket: Ticket, output: str | None) -> Answer:
+        error = ticket.ended.exception()
         if isinstance(error, Refusal):
             return error
         if error is not None:
             raise error
-        done = ticket.answer.result()
-        assert done.tokens is not None
-        tokens = done.tokens
+        assert ticket.decoded is not None
+        assert ticket.tokens is not None
+        global_token, patch_tokens = ticket.tokens
         if output == PATCHES:
-            assert tokens.patch_tokens is not None
-            vector = tokens.patch_tokens
+            assert patch_tokens is not None
+            vector = patch_tokens
         else:
-            patch_tokens = None if tokens.patch_tokens is None else tokens.patch_tokens[None]
-            vector = pool(tokens.global_token[None], patch_tokens, output or self._artifact.manifest.pooling)[0]
+            of_batch = None if patch_tokens is None else patch_tokens[None]
+            vector = pool(global_token[None], of_batch, output or self._artifact.manifest.pooling)[0]
         if not np.isfinite(vector).all():
             return EmbeddingNotFinite("the network gave no finite vector for this image; the artifact needs a look.")
-        return Embedded(vector, done.decoded.thumbnail, done.decode_s, done.waited_s + tokens.queue_s, tokens.infer_s)
+        return Embedded(
+            vector,
+            ticket.decoded.thumbnail,
+            decode_s=ticket.decoded_at - ticket.decoding_at,
+            queue_s=(ticket.decoding_at - ticket.admitted_at) + (ticket.computing_at - ticket.decoded_at),
+            infer_s=ticket.computed_at - ticket.computing_at,
+        )
+
+
+def _end_late(tickets: Sequence[Ticket]) -> None:
+    """End at their deadline those that have not ended."""
+    for ticket in tickets:
+        if not ticket.ended.done():
+            ticket.finish(DeadlinePassed("the image took longer than its request may take; send it again later."))

@@ -1,16 +1,12 @@
-"""From an admitted image to its tokens: in line for a decoder, decoded in a process of its own, computed among others.
+"""The pipeline of an image: it waits for a decoder, is decoded in a process of its own, and is computed in a batch with others.
 
-Each ticket ends on every path: with what was computed, with the error that befell it, or before, when whoever holds it ends it.
+Its ticket goes from stage to stage and ends on every path: here, in the batcher, or before, when whoever holds it ends it.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
 
 import structlog
 
@@ -19,49 +15,38 @@ from service.concurrency.priority_queue import PriorityQueue
 from service.concurrency.thread_priority import lower_priority
 from service.concurrency.throughput import Throughput
 from service.embedding.admission import Ticket
-from service.embedding.batcher import Batcher, Run, TokensOfOne
+from service.embedding.batcher import Batcher
 from service.embedding.decoder_pool import Decoded, Decoders
-from service.errors import DeadlinePassed
+from service.embedding.runtime import ForwardPass
+from service.errors import DeadlinePassed, Stopping
 from service.metrics import Metrics
 
 log = structlog.get_logger("service")
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """What became of one image, and what it took."""
-
-    decoded: Decoded
-    tokens: TokensOfOne | None  # None: it was to be decoded alone
-    decode_s: float
-    waited_s: float  # for a decoder
-
-
 class Pipeline:
-    """Decoders in front of a batcher; thread-safe. `end` is told what a ticket ends with, once or, where others end it too, in vain."""
+    """Decoders in front of a batcher; thread-safe."""
 
     def __init__(
         self,
         preprocess: Preprocess,
         decoders: Decoders,
-        run: Run,
+        forward: ForwardPass,
         *,
         lanes: int,
         batch_images: int,
         batch_wait_s: float,
-        end: Callable[[Ticket[Computed], Computed | BaseException], None],
         metrics: Metrics,
     ) -> None:
         self._preprocess = preprocess
         self._decoders = decoders
-        self._end = end
-        self._metrics = metrics
         self._decoding = 0  # taken and not yet with the batcher
         self._decoding_lock = threading.Lock()
-        self._answered_at = -math.inf
-        self._line: PriorityQueue[Ticket[Computed]] = PriorityQueue()
-        self._batcher = Batcher(run, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, lanes)
-        self._decode_pace = Throughput(passes=20)  # of one image each, a few large ones among many small ones
+        self._queue: PriorityQueue[Ticket] = PriorityQueue()
+        self._batcher = Batcher(
+            forward, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, lanes
+        )
+        self._decode_throughput = Throughput(passes=20)  # of one image each, a few large ones among many small ones
         self._threads = [  # each waits for a decoder process
             threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True)
             for i in range(decoders.processes)
@@ -69,10 +54,76 @@ class Pipeline:
         for thread in self._threads:
             thread.start()
 
+    def submit(self, ticket: Ticket) -> None:
+        """Begin with an image: it waits for a decoder."""
+        with self._decoding_lock:
+            self._decoding += 1
+        if not self._queue.put(ticket, ticket.bulk):
+            self._decoding_ended()
+            ticket.finish(Stopping("the service is stopping; send the request to another one."))
+
+    def _decode_all(self) -> None:
+        """Take one image after the other from the queue to the batcher."""
+        lower_priority()
+        while tickets := self._queue.take():
+            for ticket in tickets:
+                try:
+                    self._decode_and_hand_on(ticket)
+                except BaseException as error:  # noqa: BLE001 - a declared boundary: whatever it is belongs to the one who waits
+                    ticket.finish(error)
+                finally:
+                    self._decoding_ended()
+
+    def _decode_and_hand_on(self, ticket: Ticket) -> None:
+        """Decode an image, and have the network compute it where that is wanted; the batcher finishes its ticket."""
+        if ticket.ended.done():
+            return
+        ticket.decoding_at = time.monotonic()
+        if ticket.deadline < ticket.decoding_at:
+            raise DeadlinePassed("the image waited longer than its request may take; send it again later.")
+        ticket.decoded = decoded = self._decode(ticket)
+        if not ticket.computed:
+            ticket.finish()
+            return
+        assert decoded.square is not None
+        pixels = self._preprocess.normalised(decoded.square)
+        ticket.decoded_at = time.monotonic()
+        self._batcher.submit(ticket, pixels)
+
+    def _decode(self, ticket: Ticket) -> Decoded:
+        try:
+            return self._decoders.decode(
+                ticket.image, square=ticket.computed or not ticket.thumbnail, thumbnail=ticket.thumbnail
+            )
+        finally:
+            self._decode_throughput.record(1, ticket.decoding_at, time.monotonic())
+
+    def _decoding_ended(self) -> None:
+        with self._decoding_lock:
+            self._decoding -= 1
+
+    def close(self, within_s: float) -> None:
+        """Finish what was taken, then stop; idempotent. What takes longer is left behind."""
+        end = time.monotonic() + within_s
+        self._queue.close()
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        if not self._batcher.close(max(0.0, end - time.monotonic())):
+            log.error("network_hangs", detail="a forward pass does not end; the service stops without it")
+        self._decoders.close()
+
+    def alive(self) -> bool:
+        """Say whether images that are submitted now will be computed."""
+        return self._batcher.alive()
+
+    def seconds_per_image(self) -> float:
+        """Return what an image takes now: of the two stages, the slower one is the bottleneck."""
+        return max(self._decode_throughput.seconds_each, self._batcher.throughput.seconds_each)
+
     @property
     def waiting_for_decoder(self) -> int:
         """Return how many images no decoder has taken yet."""
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def waiting_for_network(self) -> int:
@@ -85,91 +136,6 @@ class Pipeline:
         return self._decoders.restarts
 
     @property
-    def answered_at(self) -> float:
+    def computed_at(self) -> float:
         """Return when the network last gave tokens, in monotonic seconds."""
-        return self._answered_at
-
-    def alive(self) -> bool:
-        """Say whether images that are taken now will be computed."""
-        return self._batcher.alive()
-
-    def seconds_per_image(self) -> float:
-        """Return what an image takes now: of the two stages, the slower one sets the pace."""
-        return max(self._decode_pace.seconds_each, self._batcher.pace.seconds_each)
-
-    def take(self, ticket: Ticket[Computed]) -> bool:
-        """Begin with an image; False once the pipeline is closed."""
-        with self._decoding_lock:
-            self._decoding += 1
-        if self._line.put(ticket, ticket.bulk):
-            return True
-        self._decoded_one()
-        return False
-
-    def close(self, within_s: float) -> None:
-        """Finish what was taken, then stop; idempotent. What takes longer is left behind."""
-        end = time.monotonic() + within_s
-        self._line.close()
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        if not self._batcher.close(max(0.0, end - time.monotonic())):
-            log.error("network_hangs", detail="a forward pass does not end; the service stops without it")
-        self._decoders.close()
-
-    def _decode_all(self) -> None:
-        """Have one image after the other decoded, and hand its pixels on to the batcher."""
-        lower_priority()
-        while tickets := self._line.take():
-            for ticket in tickets:
-                try:
-                    self._decode(ticket)
-                except BaseException as error:  # noqa: BLE001 - a declared boundary: whatever it is belongs to the one who waits
-                    self._end(ticket, error)
-                finally:
-                    self._decoded_one()
-
-    def _decoded_one(self) -> None:
-        with self._decoding_lock:
-            self._decoding -= 1
-
-    def _decode(self, ticket: Ticket[Computed]) -> None:
-        if ticket.answer.done():
-            self._note_cancelled(ticket)
-            return
-        begun = time.monotonic()
-        if ticket.deadline < begun:
-            raise DeadlinePassed("the image waited longer than its request may take; send it again later.")
-        try:
-            decoded = self._decoders.decode(
-                ticket.image, square=ticket.computed or not ticket.thumbnail, thumbnail=ticket.thumbnail
-            )
-        finally:
-            self._decode_pace.record(1, begun, time.monotonic())
-        waited_s = begun - ticket.since
-        if ticket.computed:
-            self._compute(ticket, decoded, begun, waited_s)
-        else:
-            self._end(ticket, Computed(decoded, None, time.monotonic() - begun, waited_s))
-
-    def _compute(self, ticket: Ticket[Computed], decoded: Decoded, begun: float, waited_s: float) -> None:
-        """Have the network compute what is decoded; its ticket ends with the tokens."""
-        assert decoded.square is not None
-        pixels = self._preprocess.normalised(decoded.square)
-        decode_s = time.monotonic() - begun
-        tokens = self._batcher.submit(pixels, ticket.deadline, ticket.bulk, ticket.patches)
-
-        def computed(tokens: Future[TokensOfOne]) -> None:
-            if tokens.cancelled():  # its ticket ended first
-                self._note_cancelled(ticket)
-                return
-            error = tokens.exception()
-            if error is None:
-                self._answered_at = time.monotonic()
-            self._end(ticket, error or Computed(decoded, tokens.result(), decode_s, waited_s))
-
-        ticket.answer.add_done_callback(lambda _: tokens.cancel())  # nothing, where they are there
-        tokens.add_done_callback(computed)
-
-    def _note_cancelled(self, ticket: Ticket[Computed]) -> None:
-        if ticket.answer.cancelled():
-            self._metrics.image_cancelled()
+        return self._batcher.computed_at

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Floats = NDArray[np.float32]
-Run = Callable[[Floats, bool], tuple[Floats, Floats | None]]
+Tokens = tuple[Floats, Floats | None]  # the global token and the patch tokens, or None where they are not asked for
+ForwardPass = Callable[[Floats, bool], Tokens]  # (pixels [B, 3, H, W], patches) -> ([B, D], [B, N, D])
 
 
 class Runtime(Protocol):
@@ -28,7 +29,7 @@ class Runtime(Protocol):
     def lanes(self) -> int:
         """Return how many calls of `run` compute faster side by side than one after the other."""
 
-    def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
+    def run(self, pixels: Floats, patches: bool = True, /) -> Tokens:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
 
     def attention(self, pixels: Floats, /) -> Floats:

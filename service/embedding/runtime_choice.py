@@ -22,7 +22,7 @@ from backbone.artifact import MINIMUM_COSINE, Artifact
 from backbone.errors import NotInstalled, SelfTestFailed
 from backbone.machine import usable_cores
 from backbone.pooling import reads_patches
-from service.embedding.runtime import Family, Floats, Precision, Run, Runtime
+from service.embedding.runtime import Family, Floats, ForwardPass, Precision, Runtime
 from service.errors import SettingsInvalid
 from service.settings import PrecisionName, RuntimeName
 
@@ -169,13 +169,13 @@ def _prove(artifact: Artifact, runtime: Runtime, alone: bool) -> _Proven:
     return _Proven(runtime, cosine, _images_per_s(runtime, artifact.preprocess.crop, patches))
 
 
-def _every_way(run: Run) -> golden.Run:
+def _every_way(forward: ForwardPass) -> golden.Run:
     """Return all tokens as a runtime gives them in each of its ways: an image alone and several, the global token and the patches."""
 
     def all_tokens(pixels: Floats) -> tuple[Floats, Floats]:
         parts = pixels[:1], pixels[1:]
-        global_token = np.concatenate([run(part, False)[0] for part in parts])
-        patch_tokens = [run(part, True)[1] for part in parts]
+        global_token = np.concatenate([forward(part, False)[0] for part in parts])
+        patch_tokens = [forward(part, True)[1] for part in parts]
         return global_token, np.concatenate([each for each in patch_tokens if each is not None])
 
     return all_tokens

@@ -16,7 +16,7 @@ import numpy as np
 import openvino
 
 from service.concurrency.core_split import CoreSplit
-from service.embedding.runtime import Floats, Precision
+from service.embedding.runtime import Floats, Precision, Tokens
 from service.errors import NoAttention
 
 _TOKENS: Final = ("global_token", "patch_tokens")
@@ -69,7 +69,7 @@ class OpenVinoRuntime:
         side_by_side = self._compiled(self._side_by_side_gives, self.lanes)
         self._core_split = CoreSplit([side_by_side.create_infer_request() for _ in range(self.lanes)])
 
-    def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
+    def run(self, pixels: Floats, patches: bool = True, /) -> Tokens:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
         outputs = _TOKENS if patches else _TOKENS[:1]
         whole = len(outputs) > len(self._side_by_side_gives)

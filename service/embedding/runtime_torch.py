@@ -15,7 +15,7 @@ from backbone.errors import NotInstalled
 from backbone.pooling import reads_patches
 from backbone.vit import ViT
 from service.concurrency.core_split import CoreSplit
-from service.embedding.runtime import Floats, Precision
+from service.embedding.runtime import Floats, Precision, Tokens
 from service.errors import NoAttention
 
 _DTYPES: Final[dict[Precision, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,7 +65,7 @@ class TorchRuntime:
         torch.set_num_threads(threads)
 
     @torch.inference_mode()
-    def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
+    def run(self, pixels: Floats, patches: bool = True, /) -> Tokens:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
         with self._core_split.taken() as threads, self._arithmetic():
             # Said explicitly, for this thread: FAISS brings an OpenMP pool of its own, and two pools of all cores fight for them.

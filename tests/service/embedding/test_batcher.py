@@ -3,14 +3,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import wait
-from contextlib import closing
+from concurrent.futures import CancelledError
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from service.concurrency.throughput import Throughput
+from service.embedding.admission import NEVER, Admission, Limits, Ticket
 from service.embedding.batcher import Batcher
 from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
 
@@ -20,6 +21,24 @@ TIMEOUT_S = 20.0
 
 def pixels(value: float) -> Floats:
     return np.full((3, 2, 2), value, dtype=np.float32)
+
+
+def submit(
+    batcher: Batcher, value: float, *, deadline: float = NEVER, bulk: bool = False, patches: bool = True
+) -> Ticket:
+    """Submit an image that was admitted and decoded."""
+    admission = Admission(Limits(images=1, bytes=1, seconds=TIMEOUT_S), 1, lambda: 0.0)
+    ticket = Ticket(admission, b"x", True, patches, False, deadline, bulk)
+    admission.enter([ticket], patient=False)
+    batcher.submit(ticket, pixels(value))
+    return ticket
+
+
+def found(ticket: Ticket) -> float:
+    """Wait for an image's end and return its global token."""
+    ticket.ended.result(TIMEOUT_S)
+    assert ticket.tokens is not None
+    return float(ticket.tokens[0][0])
 
 
 class Network:
@@ -68,18 +87,20 @@ def batcher(network: Network) -> Iterator[Batcher]:
 def occupy(batcher: Batcher, network: Network) -> None:
     """Hold the worker inside a batch, so that what is submitted next waits together."""
     network.hold()
-    batcher.submit(pixels(0))
+    submit(batcher, 0)
     assert network.entered.wait(TIMEOUT_S)
 
 
 def test_each_image_gets_its_own_row(batcher: Batcher, network: Network) -> None:
     occupy(batcher, network)
-    futures = [batcher.submit(pixels(value)) for value in range(1, 8)]
+    tickets = [submit(batcher, value) for value in range(1, 8)]
     network.gate.set()
-    assert [float(future.result(TIMEOUT_S).global_token[0]) for future in futures] == list(range(1, 8))
-    assert futures[0].result().patch_tokens.shape == (4, 3)
-    assert futures[0].result().infer_s >= 0
-    assert futures[0].result().queue_s >= 0
+    assert [found(ticket) for ticket in tickets] == list(range(1, 8))
+    assert tickets[0].tokens is not None
+    assert tickets[0].tokens[1] is not None
+    assert tickets[0].tokens[1].shape == (4, 3)
+    assert tickets[0].admitted_at <= tickets[0].computing_at <= tickets[0].computed_at <= time.monotonic()
+    assert tickets[0].admission.images == 0
 
 
 def test_patch_tokens_are_computed_for_a_batch_in_which_somebody_wants_them_and_given_to_them_alone(
@@ -87,18 +108,20 @@ def test_patch_tokens_are_computed_for_a_batch_in_which_somebody_wants_them_and_
 ) -> None:
     occupy(batcher, network)
     wanted = [False] * 4 + [False, True, False]
-    futures = [batcher.submit(pixels(1), patches=patches) for patches in wanted]
+    tickets = [submit(batcher, 1, patches=patches) for patches in wanted]
     network.gate.set()
-    assert [future.result(TIMEOUT_S).patch_tokens is not None for future in futures] == wanted
+    for ticket in tickets:
+        found(ticket)
+    assert [ticket.tokens is not None and ticket.tokens[1] is not None for ticket in tickets] == wanted
     assert network.patches == [True, False, True]  # what `occupy` submits wants all
 
 
 def test_waiting_images_share_a_batch_up_to_its_size(batcher: Batcher, network: Network) -> None:
     occupy(batcher, network)
-    futures = [batcher.submit(pixels(value)) for value in range(1, 7)]
+    tickets = [submit(batcher, value) for value in range(1, 7)]
     network.gate.set()
-    for future in futures:
-        future.result(TIMEOUT_S)
+    for ticket in tickets:
+        found(ticket)
     assert network.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
@@ -107,46 +130,77 @@ def test_s19_a_failing_image_fails_alone_in_its_batch(batcher: Batcher, network:
     occupy(batcher, network)
     values = [1.0, 2.0, 3.0, 4.0]
     values[position] = -1
-    futures = [batcher.submit(pixels(value)) for value in values]
+    tickets = [submit(batcher, value) for value in values]
     network.gate.set()
-    for index, future in enumerate(futures):
+    for index, ticket in enumerate(tickets):
         if index == position:
             with pytest.raises(InferenceFailed) as caught:
-                future.result(TIMEOUT_S)
+                found(ticket)
             assert isinstance(caught.value.__cause__, ValueError)
         else:
-            assert float(future.result(TIMEOUT_S).global_token[0]) == values[index]
+            assert found(ticket) == values[index]
     assert len(network.batches) == 2 + 4  # each was tried once more, and once only
     assert batcher.alive()
 
 
 def test_a_failing_batch_of_one_is_not_tried_twice(batcher: Batcher, network: Network) -> None:
     with pytest.raises(InferenceFailed):
-        batcher.submit(pixels(-1)).result(TIMEOUT_S)
+        found(submit(batcher, -1))
     assert network.batches == [[-1]]
 
 
 def test_a_cancelled_image_is_not_computed(batcher: Batcher, network: Network) -> None:
     occupy(batcher, network)
-    futures = [batcher.submit(pixels(value)) for value in (1, 2, 3)]
-    assert futures[1].cancel()
+    tickets = [submit(batcher, value) for value in (1, 2, 3)]
+    assert tickets[1].cancel()
     network.gate.set()
-    futures[2].result(TIMEOUT_S)
+    found(tickets[2])
     assert network.batches == [[0], [1, 3]]
+
+
+def test_an_image_that_was_cancelled_before_it_was_decoded_is_not_queued(batcher: Batcher, network: Network) -> None:
+    occupy(batcher, network)
+    ticket = submit(batcher, 1)
+    assert ticket.cancel()
+    batcher.submit(ticket, pixels(1))
+    assert ticket.pixels is None
+    assert batcher.waiting == 1  # from before
+    network.gate.set()
+    found(submit(batcher, 2))
+    assert network.batches == [[0], [2]]
+
+
+def test_of_several_ends_the_first_one_counts(batcher: Batcher, network: Network) -> None:
+    occupy(batcher, network)
+    late, cancelled, done = (submit(batcher, value) for value in (1, 2, 3))
+    late.finish(DeadlinePassed("late"))
+    assert not late.cancel()
+    assert cancelled.cancel()
+    cancelled.finish(DeadlinePassed("late"))
+    network.gate.set()
+    assert found(done) == 3
+    done.finish(DeadlinePassed("late"))
+    assert not done.cancel()
+    assert found(done) == 3
+    assert isinstance(late.ended.exception(), DeadlinePassed)
+    assert cancelled.ended.cancelled()
+    assert network.batches == [[0], [3]]
+    for ticket in (late, cancelled, done):
+        assert (ticket.admission.images, ticket.admission.bytes, ticket.image, ticket.pixels) == (0, 0, b"", None)
 
 
 def test_a_batch_that_was_cancelled_as_a_whole_is_not_run(batcher: Batcher, network: Network) -> None:
     occupy(batcher, network)
-    assert batcher.submit(pixels(1)).cancel()
+    assert submit(batcher, 1).cancel()
     network.gate.set()
-    batcher.submit(pixels(2)).result(TIMEOUT_S)
+    found(submit(batcher, 2))
     assert [1] not in network.batches
 
 
-def test_an_image_waits_no_longer_than_told_for_company() -> None:
+def test_an_image_waits_no_longer_than_told_for_others() -> None:
     network = Network()
     batcher = Batcher(network, batch_images=4, batch_wait_s=0.01)
-    batcher.submit(pixels(1)).result(TIMEOUT_S)
+    found(submit(batcher, 1))
     batcher.close()
     assert network.batches == [[1]]
 
@@ -154,36 +208,36 @@ def test_an_image_waits_no_longer_than_told_for_company() -> None:
 def test_a_full_batch_does_not_wait() -> None:
     network = Network()
     batcher = Batcher(network, batch_images=2, batch_wait_s=10 * TIMEOUT_S)
-    futures = [batcher.submit(pixels(value)) for value in (1, 2)]
-    for future in futures:
-        future.result(TIMEOUT_S)
+    tickets = [submit(batcher, value) for value in (1, 2)]
+    for ticket in tickets:
+        found(ticket)
     batcher.close()
 
 
 def test_closing_computes_what_waits_and_refuses_what_comes_after(network: Network) -> None:
     batcher = Batcher(network, batch_images=2, batch_wait_s=0.0)
     occupy(batcher, network)
-    futures = [batcher.submit(pixels(value)) for value in (1, 2, 3)]
+    tickets = [submit(batcher, value) for value in (1, 2, 3)]
     closing = threading.Thread(target=batcher.close)
     closing.start()
     network.gate.set()
     closing.join(TIMEOUT_S)
-    assert [float(future.result(0).global_token[0]) for future in futures] == [1, 2, 3]
+    assert [found(ticket) for ticket in tickets] == [1, 2, 3]
     assert not batcher.alive()
     with pytest.raises(Stopping):
-        batcher.submit(pixels(4))
+        submit(batcher, 4)
     batcher.close()
 
 
 def test_s19_what_would_end_the_thread_ends_its_batch_and_the_thread_goes_on(network: Network) -> None:
     batcher = Batcher(network, batch_images=2, batch_wait_s=0.0)
     occupy(batcher, network)
-    futures = [batcher.submit(pixels(value)) for value in (-2, 1, 2, 3)]
+    tickets = [submit(batcher, value) for value in (-2, 1, 2, 3)]
     network.gate.set()
-    for future in futures[:2]:
+    for ticket in tickets[:2]:
         with pytest.raises(EmbedderRestarted):
-            future.result(TIMEOUT_S)
-    assert [float(future.result(TIMEOUT_S).global_token[0]) for future in futures[2:]] == [2, 3]
+            found(ticket)
+    assert [found(ticket) for ticket in tickets[2:]] == [2, 3]
     assert batcher.alive()
     batcher.close()
 
@@ -194,24 +248,24 @@ def test_s19_a_batch_that_memory_does_not_suffice_for_is_halved_and_later_ones_s
     for _ in range(2):
         network.batches.clear()
         occupy(batcher, network)
-        futures = [batcher.submit(pixels(value)) for value in range(1, 9)]
+        tickets = [submit(batcher, value) for value in range(1, 9)]
         network.gate.set()
-        assert [float(future.result(TIMEOUT_S).global_token[0]) for future in futures] == list(range(1, 9))
+        assert [found(ticket) for ticket in tickets] == list(range(1, 9))
         batches, network.batches = network.batches, []
     assert batches == [[0], [1, 2], [3, 4], [5, 6], [7, 8]]
     network.fits = 0
     with pytest.raises(InferenceFailed):
-        batcher.submit(pixels(1)).result(TIMEOUT_S)
+        found(submit(batcher, 1))
     batcher.close()
 
 
 def test_an_image_that_nobody_can_use_any_more_is_not_computed(batcher: Batcher, network: Network) -> None:
     occupy(batcher, network)
-    late, in_time = batcher.submit(pixels(1), time.monotonic()), batcher.submit(pixels(2), time.monotonic() + 60)
+    late, in_time = submit(batcher, 1, deadline=time.monotonic()), submit(batcher, 2, deadline=time.monotonic() + 60)
     network.gate.set()
     with pytest.raises(DeadlinePassed):
-        late.result(TIMEOUT_S)
-    assert float(in_time.result(TIMEOUT_S).global_token[0]) == 2
+        found(late)
+    assert found(in_time) == 2
     assert network.batches == [[0], [2]]
 
 
@@ -220,20 +274,20 @@ def test_interactive_images_go_before_bulk_and_bulk_not_last_for_ever(
 ) -> None:
     monkeypatch.setattr("service.concurrency.priority_queue.BULK_PATIENCE_S", 0.2)
     occupy(batcher, network)
-    futures = [batcher.submit(pixels(value), bulk=True) for value in (1, 2, 3)]
-    futures += [batcher.submit(pixels(value)) for value in (4, 5)]
+    tickets = [submit(batcher, value, bulk=True) for value in (1, 2, 3)]
+    tickets += [submit(batcher, value) for value in (4, 5)]
     time.sleep(0.3)
-    futures.append(batcher.submit(pixels(6)))
+    tickets.append(submit(batcher, 6))
     network.gate.set()
-    for future in futures:
-        future.result(TIMEOUT_S)
+    for ticket in tickets:
+        found(ticket)
     assert network.batches == [[0], [4, 5, 1, 2], [3, 6]]
 
 
-def test_nothing_waits_where_no_company_is_on_its_way() -> None:
+def test_nothing_waits_where_no_others_are_on_their_way() -> None:
     network = Network()
-    batcher = Batcher(network, batch_images=4, batch_wait_s=10 * TIMEOUT_S, company=lambda: False)
-    batcher.submit(pixels(1)).result(TIMEOUT_S)
+    batcher = Batcher(network, batch_images=4, batch_wait_s=10 * TIMEOUT_S, more_coming=lambda: False)
+    found(submit(batcher, 1))
     batcher.close()
     assert network.batches == [[1]]
 
@@ -244,45 +298,47 @@ def test_two_lanes_compute_side_by_side_and_share_what_may_be_in_hand(network: N
     running = []
     for value in (1, 2):
         network.entered.clear()
-        running.append(batcher.submit(pixels(value)))
+        running.append(submit(batcher, value))
         assert network.entered.wait(TIMEOUT_S)
     assert network.batches == [[1], [2]]
-    futures = [batcher.submit(pixels(value)) for value in (3, 4, 5, 6, -1, 7)]
+    tickets = [submit(batcher, value) for value in (3, 4, 5, 6, -1, 7)]
     network.gate.set()
-    for future in (*running, *futures[:4], futures[5]):
-        future.result(TIMEOUT_S)
+    for ticket in (*running, *tickets[:4], tickets[5]):
+        found(ticket)
     with pytest.raises(InferenceFailed):
-        futures[4].result(TIMEOUT_S)
+        found(tickets[4])
     assert sorted(network.batches[2:4]) == [[3, 4, 5], [6, -1, 7]]
     batcher.close()
     assert not batcher.alive()
 
 
-def test_with_two_lanes_every_future_ends_and_no_lane_does(network: Network) -> None:
+def test_with_two_lanes_every_ticket_ends_and_no_lane_does(network: Network) -> None:
     with closing(Batcher(network, batch_images=4, batch_wait_s=0.001, lanes=2)) as batcher:
         for _ in range(50):
-            futures = [batcher.submit(pixels(value), bulk=value % 2 == 0) for value in (1, -2, 2, -1, 3, 4, 5, 6, 7)]
-            futures[5].cancel()
-            wait(futures, TIMEOUT_S)
-            assert all(future.done() for future in futures)
+            tickets = [submit(batcher, value, bulk=value % 2 == 0) for value in (1, -2, 2, -1, 3, 4, 5, 6, 7)]
+            tickets[5].cancel()
+            for ticket in tickets:
+                with suppress(InferenceFailed, EmbedderRestarted, CancelledError):
+                    found(ticket)
+            assert all(ticket.admission.images == 0 for ticket in tickets)
         assert batcher.alive()
 
 
 def test_the_time_of_an_image_is_that_of_all_lanes_together() -> None:
-    pace = Throughput(passes=5)
-    assert pace.seconds_each == 0
+    throughput = Throughput(passes=5)
+    assert throughput.seconds_each == 0
     for second in range(0, 20, 2):  # two lanes, each two images in two seconds, a second apart
-        pace.record(2, begun=second, ended=second + 2)
-        pace.record(2, begun=second + 1, ended=second + 3)
-    assert pace.seconds_each == pytest.approx(0.5, abs=0.05)
+        throughput.record(2, begun=second, ended=second + 2)
+        throughput.record(2, begun=second + 1, ended=second + 3)
+    assert throughput.seconds_each == pytest.approx(0.5, abs=0.05)
     for second in range(100, 150):  # one image a second, and pauses between them that count for nothing
-        pace.record(1, begun=2 * second, ended=2 * second + 1)
-    assert pace.seconds_each == pytest.approx(1, abs=0.01)
+        throughput.record(1, begun=2 * second, ended=2 * second + 1)
+    assert throughput.seconds_each == pytest.approx(1, abs=0.01)
 
 
 def test_a_runtime_that_gives_too_few_rows_fails_the_images_and_not_the_thread() -> None:
     batcher = Batcher(lambda batch, patches: (batch[:0, 0, 0], batch[:0, 0]), batch_images=2, batch_wait_s=0.0)
     with pytest.raises(InferenceFailed):
-        batcher.submit(pixels(1)).result(TIMEOUT_S)
+        found(submit(batcher, 1))
     assert batcher.alive()
     batcher.close()

@@ -51,10 +51,10 @@ def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
         embedder.close()
 
 
-def assume_pace(embedder: Embedder, seconds_per_image: float) -> None:
+def assume_throughput(embedder: Embedder, seconds_per_image: float) -> None:
     """Have the embedder believe that its passes took so long."""
     now = time.monotonic()
-    embedder._pipeline._batcher.pace.passed(1000, now, now + 1000 * seconds_per_image)
+    embedder._pipeline._batcher.throughput.record(1000, now, now + 1000 * seconds_per_image)
 
 
 class Gate:
@@ -225,7 +225,7 @@ def test_what_would_take_longer_than_a_request_may_is_refused_at_once(
     gate.open.set()
     embedder = make_embedder(gate, queue_seconds=5.0)
     embedder.embed([png()])
-    assume_pace(embedder, seconds_per_image=4)
+    assume_throughput(embedder, seconds_per_image=4)
     gate.open.clear()
     gate.entered.clear()
     waiting = threading.Thread(target=lambda: embedder.embed([png()]))
@@ -246,7 +246,7 @@ def test_s40_few_images_wait_a_few_seconds_at_most_and_many_until_their_deadline
     gate.open.set()
     embedder = make_embedder(gate, queue_images=100, queue_seconds=40.0, interactive_seconds=3.0, batch_images=4)
     embedder.embed([png()])
-    assume_pace(embedder, seconds_per_image=0.71)
+    assume_throughput(embedder, seconds_per_image=0.71)
     gate.open.clear()
     waiting = [threading.Thread(target=lambda n=n: embedder.embed([png()] * n)) for n in (8, 1, 3)]
     for thread in waiting:
@@ -390,12 +390,13 @@ def test_what_a_cancelled_caller_left_waiting_holds_no_memory(
         task = asyncio.create_task(embedder.embed_async([png()] * 60))
         while embedder.waiting_for_network < 59:
             await asyncio.sleep(0.01)
-        before = sum(item.pixels.nbytes for *_, item in embedder._pipeline._batcher._line._heap)
+        waiting = [ticket for *_, ticket in embedder._pipeline._batcher._queue._heap]
+        before = [ticket.pixels is not None and ticket.image != b"" for ticket in waiting]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        assert before > 0
-        assert sum(item.pixels.nbytes for *_, item in embedder._pipeline._batcher._line._heap) == 0
+        assert before == [True] * 59
+        assert [(ticket.pixels, ticket.image) for ticket in waiting] == [(None, b"")] * 59
         assert (embedder.queued_images, embedder.queued_bytes) == (0, 0)
 
     asyncio.run(main())

@@ -335,7 +335,7 @@ def test_a_service_whose_network_fails_is_alive_and_not_ready(
 
     monkeypatch.setattr("service.embedding.embedder.CANARY_S", 0.0)
     with monkeypatch.context() as broken:
-        broken.setattr(embedder._pipeline._batcher, "_run", fail)
+        broken.setattr(embedder._pipeline._batcher, "_forward", fail)
         answer = client.get("/readyz")
         assert (answer.status_code, answer.json()["checks"]["embedder"]) == (503, False)
         assert client.get("/livez").status_code == 200
