@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from anyio import CapacityLimiter
 
 from backbone.machine import usable_cores
+from service.embedding.embedder import EmbedderStats
 from service.embedding.models import Models, load_models
 from service.library.library import Library
 from service.library.search_queue import SearchQueue
@@ -55,23 +56,27 @@ def open_service(settings: Settings, metrics: Metrics) -> Iterator[Service]:
 
 def _watch(metrics: Metrics, models: Models, library: Library, searches: SearchQueue) -> None:
     embedders = [model.embedder for model in models.all()]
+
+    def total(count: Callable[[EmbedderStats], int]) -> Callable[[], int]:
+        return lambda: sum(count(embedder.stats()) for embedder in embedders)
+
     for name, what, value in (
-        ("queue_images", "Images admitted and not yet answered.", lambda: sum(e.queued_images for e in embedders)),
-        ("queue_bytes", "Their bytes as they came.", lambda: sum(e.queued_bytes for e in embedders)),
+        ("queue_images", "Images admitted and not yet answered.", total(lambda stats: stats.queued_images)),
+        ("queue_bytes", "Their bytes as they came.", total(lambda stats: stats.queued_bytes)),
         (
             "waiting_for_decoder_images",
             "Of these, images that no decoder has taken yet.",
-            lambda: sum(e.waiting_for_decoder for e in embedders),
+            total(lambda stats: stats.waiting_for_decoder),
         ),
         (
             "waiting_for_network_images",
             "Of these, decoded images that no forward pass has taken yet.",
-            lambda: sum(e.waiting_for_network for e in embedders),
+            total(lambda stats: stats.waiting_for_network),
         ),
         (
             "decoder_restarts",
             "Decoder processes that had to be started anew.",
-            lambda: sum(e.decoder_restarts for e in embedders),
+            total(lambda stats: stats.decoder_restarts),
         ),
         ("waiting_searches", "Searches whose turn has not come.", lambda: searches.waiting),
         ("running_searches", "Searches that are computed, each in a thread.", lambda: searches.running),

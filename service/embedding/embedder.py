@@ -54,6 +54,17 @@ class Embedded:
     infer_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class EmbedderStats:
+    """The queues of an embedder at one moment."""
+
+    queued_images: int  # admitted and not yet answered
+    queued_bytes: int  # theirs, as they came
+    waiting_for_decoder: int  # images that no decoder has taken yet
+    waiting_for_network: int  # decoded images that no pass has taken yet
+    decoder_restarts: int  # decoder processes that had to be started anew
+
+
 # What befalls one image and not its neighbours:
 Refusal = ImageRefused | EmbeddingNotFinite | InferenceFailed | DeadlinePassed | DecoderUnavailable | EmbedderRestarted
 Answer = Embedded | Refusal
@@ -81,9 +92,10 @@ class Embedder:
         self._limits = limits
         self._timeout_s = queue.seconds
         self._metrics = metrics
+        self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
         self._pipeline = Pipeline(
             artifact.preprocess,
-            Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s),
+            self._decoders,
             forward,
             lanes=lanes,
             batch_images=batch_images,
@@ -93,35 +105,15 @@ class Embedder:
         self._admission = Admission(queue, batch_images, self._pipeline.seconds_per_image)
         self._canary = ReadinessProbe(self._canary_vector)
 
-    @property
-    def artifact(self) -> Artifact:
-        """Return what is served."""
-        return self._artifact
-
-    @property
-    def queued_images(self) -> int:
-        """Return how many images are admitted and not yet answered."""
-        return self._admission.images
-
-    @property
-    def queued_bytes(self) -> int:
-        """Return their bytes as they came."""
-        return self._admission.bytes
-
-    @property
-    def waiting_for_decoder(self) -> int:
-        """Return how many images no decoder has taken yet."""
-        return self._pipeline.waiting_for_decoder
-
-    @property
-    def waiting_for_network(self) -> int:
-        """Return how many decoded images no pass has taken yet."""
-        return self._pipeline.waiting_for_network
-
-    @property
-    def decoder_restarts(self) -> int:
-        """Return how often a decoder process had to be started anew."""
-        return self._pipeline.decoder_restarts
+    def stats(self) -> EmbedderStats:
+        """Return what is in its queues now."""
+        return EmbedderStats(
+            queued_images=self._admission.images,
+            queued_bytes=self._admission.bytes,
+            waiting_for_decoder=self._pipeline.waiting_for_decoder,
+            waiting_for_network=self._pipeline.waiting_for_network,
+            decoder_restarts=self._decoders.restarts,
+        )
 
     def embed(
         self,

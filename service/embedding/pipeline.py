@@ -131,11 +131,6 @@ class Pipeline:
         return self._batcher.waiting
 
     @property
-    def decoder_restarts(self) -> int:
-        """Return how often a decoder process had to be started anew."""
-        return self._decoders.restarts
-
-    @property
     def computed_at(self) -> float:
         """Return when the network last gave tokens, in monotonic seconds."""
         return self._batcher.computed_at

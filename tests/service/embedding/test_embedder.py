@@ -252,7 +252,7 @@ def test_s40_few_images_wait_a_few_seconds_at_most_and_many_until_their_deadline
     for thread in waiting:
         thread.start()
     until = time.monotonic() + TIMEOUT_S
-    while embedder.queued_images < 12:
+    while embedder.stats().queued_images < 12:
         assert time.monotonic() < until
         time.sleep(0.01)
     with pytest.raises(Saturated, match="takes 4 s"):  # five of few, in 3.5 s; the eight of the upload come after them
@@ -261,13 +261,13 @@ def test_s40_few_images_wait_a_few_seconds_at_most_and_many_until_their_deadline
         embedder.embed([png()] * 46)
     many = threading.Thread(target=lambda: embedder.embed([png()] * 40))
     many.start()
-    while embedder.queued_images < 52:
+    while embedder.stats().queued_images < 52:
         assert time.monotonic() < until
         time.sleep(0.01)
     gate.open.set()
     for thread in (*waiting, many):
         thread.join(TIMEOUT_S)
-    assert embedder.queued_images == 0
+    assert embedder.stats().queued_images == 0
 
 
 @pytest.mark.parametrize("way", ["thread", "loop"])
@@ -283,7 +283,7 @@ def test_a_network_that_hangs_is_answered_at_the_deadline(
     assert 0.9 < time.monotonic() - begun < 3
     gate.open.set()
     until = time.monotonic() + TIMEOUT_S
-    while embedder.queued_images:
+    while embedder.stats().queued_images:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert gate.images <= 1, "nobody waited for the second"
@@ -388,7 +388,7 @@ def test_what_a_cancelled_caller_left_waiting_holds_no_memory(
 
     async def main() -> None:
         task = asyncio.create_task(embedder.embed_async([png()] * 60))
-        while embedder.waiting_for_network < 59:
+        while embedder.stats().waiting_for_network < 59:
             await asyncio.sleep(0.01)
         waiting = [ticket for *_, ticket in embedder._pipeline._batcher._queue._heap]
         before = [ticket.pixels is not None and ticket.image != b"" for ticket in waiting]
@@ -397,7 +397,7 @@ def test_what_a_cancelled_caller_left_waiting_holds_no_memory(
             await task
         assert before == [True] * 59
         assert [(ticket.pixels, ticket.image) for ticket in waiting] == [(None, b"")] * 59
-        assert (embedder.queued_images, embedder.queued_bytes) == (0, 0)
+        assert (embedder.stats().queued_images, embedder.stats().queued_bytes) == (0, 0)
 
     asyncio.run(main())
     gate.open.set()
@@ -419,7 +419,7 @@ def test_images_that_decode_slowly_are_refused_before_they_would_be_late(
     embedder.embed([png()] * 2)
     waiting = threading.Thread(target=lambda: embedder.embed([png()]))
     waiting.start()
-    while embedder.queued_images < 1:
+    while embedder.stats().queued_images < 1:
         time.sleep(0.01)
     with pytest.raises(Saturated, match="what waits takes"):
         embedder.embed([png()] * 12)
