@@ -23,13 +23,13 @@ NEVER: Final = math.inf  # a deadline for work that nobody stands and waits for
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What may wait at a time, and for how long."""
+class AdmissionLimits:
+    """What may wait at a time, and for how long; `service.settings` describes each."""
 
-    images: int
-    bytes: int  # of encoded images
-    seconds: float  # from admission to answer
-    interactive_seconds: float = math.inf  # of work in front of a request that somebody waits for
+    queue_images: int
+    queue_bytes: int  # of encoded images
+    embed_timeout_s: float  # from admission to answer
+    queue_wait_s: float  # of work in front of a request of few images
 
 
 @dataclass(eq=False, slots=True)
@@ -88,7 +88,7 @@ class Admission:
         seconds_per_image: what an image takes now.
     """
 
-    def __init__(self, limits: Limits, batch_images: int, seconds_per_image: Callable[[], float]) -> None:
+    def __init__(self, limits: AdmissionLimits, batch_images: int, seconds_per_image: Callable[[], float]) -> None:
         self._limits = limits
         self._batch_images = batch_images
         self._seconds_per_image = seconds_per_image
@@ -144,22 +144,22 @@ class Admission:
         if not self._open:
             raise Stopping("the service is stopping; send the request to another one.")
         waiting = len(self._inside)
-        if waiting + images > self._limits.images:
+        if waiting + images > self._limits.queue_images:
             raise Saturated(
-                f"{waiting} images wait to be embedded and the limit is {self._limits.images}; come back in a second."
+                f"{waiting} images wait to be embedded and the limit is {self._limits.queue_images}; come back in a second."
             )
-        if self._bytes + size > self._limits.bytes:
+        if self._bytes + size > self._limits.queue_bytes:
             raise Saturated(
-                f"images of {self._bytes:,} bytes wait to be embedded and the limit is {self._limits.bytes:,};"
+                f"images of {self._bytes:,} bytes wait to be embedded and the limit is {self._limits.queue_bytes:,};"
                 " come back in a second."
             )
         if patient:
             return
         # Few images go before many, so that only others of few are in front of them; and as many as fit into a pass may always wait.
         ahead = waiting if bulk else self._interactive
-        most_s = self._limits.seconds
+        most_s = self._limits.embed_timeout_s
         if not bulk and ahead + images > self._batch_images:
-            most_s = min(most_s, self._limits.interactive_seconds)
+            most_s = min(most_s, self._limits.queue_wait_s)
         takes_s = (ahead + images) * self._seconds_per_image()
         if ahead and takes_s > most_s:
             raise Saturated(f"what waits takes {takes_s:.0f} s, longer than a request may; come back in some seconds.")

@@ -45,11 +45,16 @@ class Decoders:
     """A few decoder processes. Any thread may call `decode`; it waits where all are busy."""
 
     def __init__(
-        self, preprocess: Preprocess, limits: DecodeLimits, thumbnail_px: int, processes: int, deadline_s: float
+        self,
+        preprocess: Preprocess,
+        limits: DecodeLimits,
+        thumbnail_px: int,
+        decode_workers: int,
+        decode_timeout_s: float,
     ) -> None:
         self._crop = preprocess.crop
         task = Task(preprocess.to_dict(), asdict(limits), thumbnail_px)
-        self._all = [_Decoder(task, deadline_s) for _ in range(processes)]
+        self._all = [_Decoder(task, decode_timeout_s) for _ in range(decode_workers)]
         self._idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         for decoder in self._all:
             self._idle.put(decoder)
@@ -70,13 +75,13 @@ class Decoders:
         return Decoded(pixels, bytes(second) if thumbnail else None)
 
     @property
-    def processes(self) -> int:
-        """How many images can be decoded at a time."""
+    def decode_workers(self) -> int:
+        """Return how many images can be decoded at a time."""
         return len(self._all)
 
     @property
     def restarts(self) -> int:
-        """How many processes had to be started anew."""
+        """Return how many processes had to be started anew."""
         return sum(decoder.restarts for decoder in self._all)
 
     def close(self) -> None:
@@ -88,10 +93,10 @@ class Decoders:
 class _Decoder:
     """One child and the socket to it."""
 
-    def __init__(self, task: Task, deadline_s: float) -> None:
+    def __init__(self, task: Task, decode_timeout_s: float) -> None:
         self._task = json.dumps(asdict(task))
         self._most = 3 * (task.preprocess["crop"] ** 2 + task.thumbnail_px**2) + SPARE_ANSWER_BYTES
-        self._deadline_s = deadline_s
+        self._decode_timeout_s = decode_timeout_s
         self.restarts = 0
         self._started: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
@@ -101,9 +106,9 @@ class _Decoder:
             self._restart()
         if self._started is None:
             self._start()
-        end = time.monotonic() + self._deadline_s
+        end = time.monotonic() + self._decode_timeout_s
         try:
-            self._socket.settimeout(self._deadline_s)
+            self._socket.settimeout(self._decode_timeout_s)
             self._socket.sendall(REQUEST.pack(wanted, len(image)))
             self._socket.sendall(image)
             kind, first, second = ANSWER.unpack(self._receive(ANSWER.size, end))
@@ -113,7 +118,7 @@ class _Decoder:
         except TimeoutError:
             self._restart()
             raise DecodeTooSlow(
-                f"the image was not decoded within {self._deadline_s:g} s; send a smaller or simpler one."
+                f"the image was not decoded within {self._decode_timeout_s:g} s; send a smaller or simpler one."
             ) from None
         except OSError:
             self._restart()

@@ -21,7 +21,7 @@ from backbone.artifact import Artifact
 from backbone.decode import DecodeLimits, check_signature
 from backbone.errors import ImageRefused
 from backbone.pooling import pool, reads_patches
-from service.embedding.admission import INTERACTIVE_IMAGES, NEVER, Admission, Limits, Ticket
+from service.embedding.admission import INTERACTIVE_IMAGES, NEVER, Admission, AdmissionLimits, Ticket
 from service.embedding.decoder_pool import Decoded, Decoders
 from service.embedding.pipeline import Pipeline
 from service.embedding.readiness_probe import ReadinessProbe
@@ -84,13 +84,13 @@ class Embedder:
         decode_timeout_s: float,
         batch_images: int,
         batch_wait_s: float,
-        queue: Limits,
+        queue: AdmissionLimits,
         thumbnail_px: int,
         metrics: Metrics,
     ) -> None:
         self._artifact = artifact
         self._limits = limits
-        self._timeout_s = queue.seconds
+        self._embed_timeout_s = queue.embed_timeout_s
         self._metrics = metrics
         self._decoders = Decoders(artifact.preprocess, limits, thumbnail_px, decode_workers, decode_timeout_s)
         self._pipeline = Pipeline(
@@ -202,7 +202,7 @@ class Embedder:
     ) -> list[Ticket]:
         """Take all images or none; each ticket ends on every path, and then its place is free again."""
         bulk = patient or len(images) > INTERACTIVE_IMAGES
-        deadline = NEVER if patient else time.monotonic() + self._timeout_s
+        deadline = NEVER if patient else time.monotonic() + self._embed_timeout_s
         patches = output == PATCHES or reads_patches(output or self._artifact.manifest.pooling)
         tickets = [Ticket(self._admission, image, computed, patches, thumbnails, deadline, bulk) for image in images]
         recognised = [ticket for ticket in tickets if self._recognised(ticket)]
@@ -225,7 +225,7 @@ class Embedder:
         """Wait until all tickets have ended, at their deadline at the latest; cancelled, cancel them."""
         try:
             all_ended = asyncio.gather(*(asyncio.wrap_future(t.ended) for t in tickets), return_exceptions=True)
-            await asyncio.wait({all_ended}, timeout=self._timeout_s)
+            await asyncio.wait({all_ended}, timeout=self._embed_timeout_s)
             _end_late(tickets)
         finally:
             self._cancel(tickets)

@@ -19,7 +19,7 @@ from backbone.decode import DecodeLimits
 from backbone.machine import usable_cores
 from backbone.pooling import reads_patches
 from service.concurrency.thread_priority import run_behind
-from service.embedding.admission import Limits
+from service.embedding.admission import AdmissionLimits
 from service.embedding.embedder import Embedder
 from service.embedding.runtime_choice import Choice, choose_runtime, warm_up
 from service.errors import DeadlinePassed, FingerprintMismatch, ModelMissing, SettingsInvalid
@@ -184,7 +184,9 @@ def start_model(
         decode_timeout_s=settings.decode_timeout_s,
         batch_images=settings.batch_images,
         batch_wait_s=settings.batch_wait_ms / 1000,
-        queue=Limits(settings.queue_images, settings.queue_bytes, settings.embed_timeout_s, settings.queue_wait_s),
+        queue=AdmissionLimits(
+            settings.queue_images, settings.queue_bytes, settings.embed_timeout_s, settings.queue_wait_s
+        ),
         thumbnail_px=settings.thumbnail_px,
         metrics=metrics or Metrics(),
     )

@@ -49,7 +49,7 @@ class Pipeline:
         self._decode_throughput = Throughput(passes=20)  # of one image each, a few large ones among many small ones
         self._threads = [  # each waits for a decoder process
             threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True)
-            for i in range(decoders.processes)
+            for i in range(decoders.decode_workers)
         ]
         for thread in self._threads:
             thread.start()

@@ -38,17 +38,17 @@ class SearchQueue:
     two did through an index, and 0.9 times as many of those that compare each of 100,000 vectors.
 
     Args:
-        cores: that searches compute on.
-        most: searches that may wait.
-        most_s: seconds of work that may wait in front of a search.
-        deadline_s: seconds that a search may wait.
+        threads: of one search; at least so many searches run at once.
+        queue_searches: that may wait.
+        queue_wait_s: seconds of work that may wait in front of a search.
+        embed_timeout_s: seconds that a search may wait.
     """
 
-    def __init__(self, cores: int, most: int, most_s: float, deadline_s: float) -> None:
-        self._at_once = max(MOST, cores)
-        self._most = most
-        self._most_s = min(most_s, deadline_s)
-        self._deadline_s = deadline_s
+    def __init__(self, threads: int, queue_searches: int, queue_wait_s: float, embed_timeout_s: float) -> None:
+        self._at_once = max(MOST, threads)
+        self._queue_searches = queue_searches
+        self._queue_wait_s = min(queue_wait_s, embed_timeout_s)
+        self._embed_timeout_s = embed_timeout_s
         self._threads = CapacityLimiter(self._at_once)  # one for each turn that has come, so that none waits here
         self._running = 0
         self._waiting: dict[Slot, None] = {}  # in the order of their coming
@@ -70,11 +70,13 @@ class SearchQueue:
         """Return the error that one more search would meet now; None where there is room."""
         if self._running < self._at_once:
             return None
-        if self.waiting >= self._most:
-            return Saturated(f"{self.waiting} searches wait and the limit is {self._most}; come back in a second.")
+        if self.waiting >= self._queue_searches:
+            return Saturated(
+                f"{self.waiting} searches wait and the limit is {self._queue_searches}; come back in a second."
+            )
         takes_s = self._queries * self._pace.seconds_each
         # Of a first round the first to end seems to have taken the time of all.
-        if self._ended >= self._at_once and takes_s > self._most_s:
+        if self._ended >= self._at_once and takes_s > self._queue_wait_s:
             return Saturated(
                 f"the searches that wait take {takes_s:.0f} s, longer than one more may wait; come back in some seconds."
             )
@@ -101,7 +103,7 @@ class SearchQueue:
     async def reach(self, slot: Slot) -> None:
         """Wait until the turn has come. Raises DeadlinePassed."""
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(self._embed_timeout_s):
                 await slot.granted.wait()
         except TimeoutError:
             raise DeadlinePassed("the search waited longer than its request may take; send it again later.") from None

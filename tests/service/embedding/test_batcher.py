@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.concurrency.throughput import Throughput
-from service.embedding.admission import NEVER, Admission, Limits, Ticket
+from service.embedding.admission import NEVER, Admission, AdmissionLimits, Ticket
 from service.embedding.batcher import Batcher
 from service.errors import DeadlinePassed, EmbedderRestarted, InferenceFailed, Stopping
 
@@ -27,7 +27,7 @@ def submit(
     batcher: Batcher, value: float, *, deadline: float = NEVER, bulk: bool = False, patches: bool = True
 ) -> Ticket:
     """Submit an image that was admitted and decoded."""
-    admission = Admission(Limits(images=1, bytes=1, seconds=TIMEOUT_S), 1, lambda: 0.0)
+    admission = Admission(AdmissionLimits(1, 1, embed_timeout_s=TIMEOUT_S, queue_wait_s=TIMEOUT_S), 1, lambda: 0.0)
     ticket = Ticket(admission, b"x", True, patches, False, deadline, bulk)
     admission.enter([ticket], patient=False)
     batcher.submit(ticket, pixels(value))

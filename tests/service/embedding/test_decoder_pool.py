@@ -43,8 +43,10 @@ GOOD = encoded(picture())
 
 
 @contextmanager
-def decoders(processes: int = 1, deadline_s: float = 20.0, limits: DecodeLimits = LIMITS) -> Iterator[Decoders]:
-    made = Decoders(PREPROCESS, limits, 64, processes, deadline_s)
+def decoders(
+    decode_workers: int = 1, decode_timeout_s: float = 20.0, limits: DecodeLimits = LIMITS
+) -> Iterator[Decoders]:
+    made = Decoders(PREPROCESS, limits, 64, decode_workers, decode_timeout_s)
     try:
         yield made
     finally:
@@ -267,7 +269,7 @@ def test_s15_a_decoder_that_hangs_is_ended_at_the_deadline(data: bytes) -> None:
     """Also where it does not even take the image."""
     with decoders() as made:
         made.decode(GOOD)  # it has started
-        made._all[0]._deadline_s = 1.0
+        made._all[0]._decode_timeout_s = 1.0
         hanging = pid(made)
         os.kill(hanging, signal.SIGSTOP)
         begun = time.monotonic()
@@ -275,7 +277,7 @@ def test_s15_a_decoder_that_hangs_is_ended_at_the_deadline(data: bytes) -> None:
             made.decode(data)
         assert 0.9 < time.monotonic() - begun < 3
         assert not Path(f"/proc/{hanging}").exists()
-        made._all[0]._deadline_s = 20.0
+        made._all[0]._decode_timeout_s = 20.0
         assert made.decode(GOOD).square is not None
         assert made.restarts == 1
 
@@ -290,7 +292,7 @@ def test_s15_a_decoder_that_computes_for_too_long_is_ended_at_the_deadline() -> 
     busy = png_of(7_000, 7_000)  # six kilobytes, half a second of a core
     with decoders() as made:
         made.decode(GOOD)
-        made._all[0]._deadline_s = 0.15
+        made._all[0]._decode_timeout_s = 0.15
         spinning = pid(made)
         computed_s = cpu_s(spinning) + ended_s()
         begun = time.monotonic()
@@ -299,7 +301,7 @@ def test_s15_a_decoder_that_computes_for_too_long_is_ended_at_the_deadline() -> 
         assert 0.14 < time.monotonic() - begun < 2
         assert not Path(f"/proc/{spinning}").exists()
         assert ended_s() - computed_s > 0.03  # it did not wait: it computed
-        made._all[0]._deadline_s = 20.0
+        made._all[0]._decode_timeout_s = 20.0
         assert made.decode(GOOD).square is not None
         assert made.restarts == 1
 
@@ -338,7 +340,7 @@ def test_a_decoder_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_threads_share_few_decoders() -> None:
     images = [png(Image.fromarray(np.full((64, 64, 3), i, np.uint8))) for i in range(40)]
-    with decoders(processes=2) as made, ThreadPoolExecutor(8) as pool:
+    with decoders(decode_workers=2) as made, ThreadPoolExecutor(8) as pool:
         for value, found in enumerate(pool.map(made.decode, images)):
             assert found.square is not None
             assert (found.square == value).all()
@@ -347,7 +349,7 @@ def test_several_threads_share_few_decoders() -> None:
 def test_closing_leaves_no_process_and_no_descriptor() -> None:
     opened = descriptors()
     threads = threading.active_count()
-    with decoders(processes=2) as made, ThreadPoolExecutor(2) as pool:
+    with decoders(decode_workers=2) as made, ThreadPoolExecutor(2) as pool:
         list(pool.map(made.decode, [GOOD] * 8))
         children = [decoder._child.pid for decoder in made._all]
     assert not any(Path(f"/proc/{child}").exists() for child in children)

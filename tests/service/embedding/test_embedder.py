@@ -16,7 +16,7 @@ from PIL import Image
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits
 from backbone.errors import CorruptImage, EmptyImage, TooManyBytes, UnsupportedImageType
-from service.embedding.admission import INTERACTIVE_IMAGES, Limits
+from service.embedding.admission import INTERACTIVE_IMAGES, AdmissionLimits
 from service.embedding.embedder import Embedded, Embedder
 from service.embedding.runtime_torch import TorchRuntime
 from service.errors import DeadlinePassed, EmbedderRestarted, EmbeddingNotFinite, InferenceFailed, Saturated, Stopping
@@ -34,14 +34,14 @@ def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
     made: list[Embedder] = []
 
     def make(run: object = None, queue_images: int = 8, **given: float) -> Embedder:
-        seconds = (given.pop("queue_seconds", TIMEOUT_S), given.pop("interactive_seconds", TIMEOUT_S))
-        room = Limits(queue_images, int(given.pop("queue_bytes", 10**8)), *seconds)
+        waits = (given.pop("embed_timeout_s", TIMEOUT_S), given.pop("queue_wait_s", TIMEOUT_S))
+        queue = AdmissionLimits(queue_images, int(given.pop("queue_bytes", 10**8)), *waits)
         options = {"decode_workers": 1, "decode_timeout_s": 10.0, "batch_images": 4, "thumbnail_px": 64, **given}
         limits = DecodeLimits(formats=SERVICE_FORMATS)
         run = run or TorchRuntime(tiny_artifact, "fp32", 1).run
         made.append(
             Embedder(
-                tiny_artifact, run, lanes=1, limits=limits, batch_wait_s=0.0, queue=room, metrics=Metrics(), **options
+                tiny_artifact, run, lanes=1, limits=limits, batch_wait_s=0.0, queue=queue, metrics=Metrics(), **options
             )
         )  # type: ignore[arg-type]
         return made[-1]
@@ -223,7 +223,7 @@ def test_what_would_take_longer_than_a_request_may_is_refused_at_once(
 ) -> None:
     gate = Gate()
     gate.open.set()
-    embedder = make_embedder(gate, queue_seconds=5.0)
+    embedder = make_embedder(gate, embed_timeout_s=5.0)
     embedder.embed([png()])
     assume_throughput(embedder, seconds_per_image=4)
     gate.open.clear()
@@ -244,7 +244,7 @@ def test_s40_few_images_wait_a_few_seconds_at_most_and_many_until_their_deadline
 ) -> None:
     gate = Gate()
     gate.open.set()
-    embedder = make_embedder(gate, queue_images=100, queue_seconds=40.0, interactive_seconds=3.0, batch_images=4)
+    embedder = make_embedder(gate, queue_images=100, embed_timeout_s=40.0, queue_wait_s=3.0, batch_images=4)
     embedder.embed([png()])
     assume_throughput(embedder, seconds_per_image=0.71)
     gate.open.clear()
@@ -275,7 +275,7 @@ def test_a_network_that_hangs_is_answered_at_the_deadline(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes], way: str
 ) -> None:
     gate = Gate()
-    embedder = make_embedder(gate, batch_images=1, queue_seconds=1.0)
+    embedder = make_embedder(gate, batch_images=1, embed_timeout_s=1.0)
     begun = time.monotonic()
     images = [png(), png()]  # one is being computed, one waits
     answers = embedder.embed(images) if way == "thread" else asyncio.run(embedder.embed_async(images))
@@ -292,7 +292,7 @@ def test_a_network_that_hangs_is_answered_at_the_deadline(
 
 def test_patient_work_has_no_deadline(make_embedder: Callable[..., Embedder], png: Callable[..., bytes]) -> None:
     gate = Gate()
-    embedder = make_embedder(gate, queue_seconds=0.5)
+    embedder = make_embedder(gate, embed_timeout_s=0.5)
     threading.Timer(1.5, gate.open.set).start()
     [answer] = embedder.embed([png()], patient=True)
     assert isinstance(answer, Embedded)
@@ -415,7 +415,7 @@ def test_images_that_decode_slowly_are_refused_before_they_would_be_late(
         return decode(decoders, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Decoders, "decode", slow)
-    embedder = make_embedder(queue_images=100, queue_seconds=5.0)
+    embedder = make_embedder(queue_images=100, embed_timeout_s=5.0)
     embedder.embed([png()] * 2)
     waiting = threading.Thread(target=lambda: embedder.embed([png()]))
     waiting.start()
@@ -449,7 +449,7 @@ def test_closing_leaves_a_network_behind_that_hangs(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
 ) -> None:
     gate = Gate()
-    embedder = make_embedder(gate, queue_seconds=1.0)
+    embedder = make_embedder(gate, embed_timeout_s=1.0)
     assert [type(answer) for answer in embedder.embed([png()])] == [DeadlinePassed]
     begun = time.monotonic()
     embedder.close(within_s=0.5)
@@ -479,7 +479,7 @@ def test_decoding_alone_has_the_same_room_and_deadline(
     make_embedder: Callable[..., Embedder], png: Callable[..., bytes]
 ) -> None:
     gate = Gate()
-    embedder = make_embedder(gate, queue_images=1, queue_seconds=3.0)
+    embedder = make_embedder(gate, queue_images=1, embed_timeout_s=3.0)
 
     async def main() -> None:
         square = (await embedder.decode_async(png())).square

@@ -225,7 +225,7 @@ def test_s40_a_search_that_would_wait_for_more_work_than_a_request_may_is_refuse
 
 def test_the_first_to_end_of_searches_that_came_together_is_not_taken_for_the_pace_of_all() -> None:
     async def refusals() -> list[Saturated | None]:
-        line = SearchQueue(1, most=100, most_s=0.05, deadline_s=30)
+        line = SearchQueue(1, queue_searches=100, queue_wait_s=0.05, embed_timeout_s=30)
 
         async def search(gate: threading.Event) -> None:
             with line.slot(1) as slot:
