@@ -351,6 +351,9 @@ class Stopping(Unavailable):
 
     code = "stopping"
 
+    def __init__(self, message: str = "the service is stopping; send the request to another one.") -> None:
+        super().__init__(message)
+
 
 class Inference(ServiceError):
     """The network, not the image, is at fault."""

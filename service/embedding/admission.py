@@ -142,7 +142,7 @@ class Admission:
 
     def _check_room(self, images: int, size: int, bulk: bool, patient: bool) -> None:
         if not self._open:
-            raise Stopping("the service is stopping; send the request to another one.")
+            raise Stopping()
         waiting = len(self._inside)
         if waiting + images > self._limits.queue_images:
             raise Saturated(

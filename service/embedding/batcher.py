@@ -65,7 +65,7 @@ class Batcher:
         if ticket.ended.done():  # asked after they are there: who ends it from here on drops them
             ticket.pixels = None
         elif not self._queue.put(ticket, ticket.bulk):
-            raise Stopping("the service is stopping; send the request to another one.")
+            raise Stopping()
 
     def alive(self) -> bool:
         """Say whether images that are submitted now will be computed."""

@@ -60,7 +60,7 @@ class Pipeline:
             self._decoding += 1
         if not self._queue.put(ticket, ticket.bulk):
             self._decoding_ended()
-            ticket.finish(Stopping("the service is stopping; send the request to another one."))
+            ticket.finish(Stopping())
 
     def _decode_all(self) -> None:
         """Take one image after the other from the queue to the batcher."""
