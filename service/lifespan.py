@@ -1,4 +1,4 @@
-"""What is open while the service runs: the locked data directory, the loaded models, the settings."""
+"""The lifespan of a service: the locked data directory and the loaded models are open while it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Service:
-    """What is open while the service runs."""
+    """Everything that is open while the service runs."""
 
     settings: Settings
     models: Models

@@ -52,6 +52,6 @@ async def searched(request: Request, work: Callable[[], T], queries: int = 1) ->
     with line.slot(queries) as slot:
         if not slot.granted.is_set():
             with stages.measure("queue"):
-                await unless_left(request, line.reach(slot))
+                await unless_left(request, line.wait_until_granted(slot))
         with stages.measure("search"):
             return await line.run(slot, work)

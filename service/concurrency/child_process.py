@@ -18,8 +18,8 @@ from typing import IO
 
 # A tenth of what a search gets where both want a core: at 19, or idle only, a busy service would never be done.
 NICENESS = 10
-LOOK_S = 0.1  # seconds between two looks at whether to stop
-SAID_BYTES = 500  # of a complaint's end: the last line of a traceback
+POLL_S = 0.1  # seconds between two looks at whether to stop
+STDERR_BYTES = 500  # of the end of what it wrote: the last line of a traceback
 _PR_SET_PDEATHSIG = 1
 
 
@@ -40,26 +40,26 @@ def run_child(
     `check` is called ten times a second and may raise to stop the child. Raises ChildFailed.
     """
     command = [sys.executable, "-m", module, *arguments, str(os.getpid())]
-    everything = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(environment or {})}
-    with TemporaryFile() as complaint:  # a pipe would have to be attended to
+    child_environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(environment or {})}
+    with TemporaryFile() as stderr:  # a pipe would have to be attended to
         child = subprocess.Popen(  # noqa: S603 - our own words
             command,
             stdin=stdin or subprocess.DEVNULL,
-            stdout=stdout or complaint,
-            stderr=complaint,
-            env=everything,
+            stdout=stdout or stderr,
+            stderr=stderr,
+            env=child_environment,
         )
         try:
             while child.poll() is None:
                 check()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(LOOK_S)
+                    child.wait(POLL_S)
         finally:
             child.kill()
             child.wait()
         if child.returncode != 0:
-            complaint.seek(max(0, complaint.seek(0, os.SEEK_END) - SAID_BYTES))
-            lines = complaint.read().decode(errors="replace").strip().splitlines()
+            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - STDERR_BYTES))
+            lines = stderr.read().decode(errors="replace").strip().splitlines()
             raise ChildFailed(f"{module} ended with {child.returncode}: {lines[-1] if lines else 'no word'}")
 
 

@@ -24,7 +24,7 @@ NEVER: Final = math.inf  # a deadline for work that nobody stands and waits for
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """What may wait at a time, and for how long; `service.settings` describes each."""
+    """The bounds of what waits at a time, and for how long; `service.settings` describes each."""
 
     queue_images: int
     queue_bytes: int  # of encoded images

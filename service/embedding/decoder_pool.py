@@ -1,7 +1,8 @@
-"""Decoder processes: encoded image in, the network's pixels and a thumbnail out. A crash, a hang or a bomb costs that image alone.
+"""A pool of decoder processes: encoded image in, the network's pixels and a thumbnail out.
 
-Each decoder is a child (`service/embedding/decoder_worker.py`) that one thread uses at a time. It starts with its first image, which
-waits a fifth of a second for it, and again as soon as it had to be ended, so that no other image waits.
+A crash, a hang or a bomb costs that image alone. Each decoder is a child (`service/embedding/decoder_worker.py`) that one thread uses
+at a time. It starts with its first image, which waits a fifth of a second for it, and again as soon as it had to be ended, so that no
+other image waits.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SPARE_ANSWER_BYTES = 64 * 1024  # of an answer, beyond its pixels: a refusal's w
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was asked for of an image: the pixels [crop, crop, 3] uint8, and a JPEG that a person can look at."""
+    """A decoded image, as far as it was asked for: the pixels [crop, crop, 3] uint8, and a JPEG that a person can look at."""
 
     square: NDArray[np.uint8] | None
     thumbnail: bytes | None

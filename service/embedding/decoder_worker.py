@@ -1,4 +1,4 @@
-"""The child process that decodes: python -m service.embedding.decoder_worker TASK PARENT, encoded images in over a socket, pixels out.
+"""The decoder's child process: python -m service.embedding.decoder_worker TASK PARENT, encoded images in over a socket, pixels out.
 
 A decoder is C code that meets bytes of strangers. Here it may crash, hang, or ask for all memory, and costs one image: the process has
 a limit of memory and no secrets in its environment, and whoever sent the image ends it when its time is over.
@@ -36,7 +36,7 @@ _THUMBNAIL_QUALITY = 85  # Pillow's and most cameras' trade of bytes for looks
 
 @dataclass(frozen=True)
 class Task:
-    """What every image is decoded to, and what it may cost."""
+    """The preprocessing of every image, and what it may cost."""
 
     preprocess: dict[str, Any]
     limits: dict[str, Any]

@@ -1,7 +1,7 @@
-"""Image bytes in, unit vectors out: decoding in processes of its own, the network in micro-batches, a finite vector or a refusal.
+"""The embedder: image bytes in, and for each a finite unit vector or a refusal out.
 
-Images of many callers share the forward passes. An image that is admitted has a ticket, which ends on every path: with its answer, at
-its deadline, or when its caller leaves.
+It decodes in processes of its own, and computes in micro-batches: images of many callers share the forward passes. An image that is
+admitted has a ticket, which ends on every path: with its answer, at its deadline, or when its caller leaves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from service.errors import (
 from service.metrics import Metrics
 
 PATCHES = "patches"  # the output that is not pooled
-CANARY_S: Final = 5.0  # for so long an answer shows that the next one will come, too
+PROBE_AFTER_S: Final = 5.0  # for so long an answer shows that the next one will come, too
 CLOSE_S: Final = 10.0  # that a pass may take which runs at the end; what hangs longer is left behind
 
 
@@ -103,7 +103,7 @@ class Embedder:
             metrics=metrics,
         )
         self._admission = Admission(queue, batch_images, self._pipeline.seconds_per_image)
-        self._canary = ReadinessProbe(self._canary_vector)
+        self._probe = ReadinessProbe(self._probe_vector)
 
     def stats(self) -> EmbedderStats:
         """Return what is in its queues now."""
@@ -177,9 +177,9 @@ class Embedder:
         """Say whether an image sent now would be embedded: there is room, and one was embedded just now, or is."""
         if not self._pipeline.alive() or self.refusal() is not None:
             return False
-        return time.monotonic() - self._pipeline.computed_at < CANARY_S or await self._canary.passes()
+        return time.monotonic() - self._pipeline.computed_at < PROBE_AFTER_S or await self._probe.passes()
 
-    async def _canary_vector(self, image: bytes) -> NDArray[np.float32] | None:
+    async def _probe_vector(self, image: bytes) -> NDArray[np.float32] | None:
         try:
             [answer] = await self.embed_async([image])
         except (Saturated, Stopping):

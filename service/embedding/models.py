@@ -1,4 +1,4 @@
-"""The models that a service has loaded. The first is the default; a collection is bound to one by its fingerprint."""
+"""The loaded models of a service. The first is the default; a collection is bound to one by its fingerprint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backbone.artifact import Artifact, load_artifact
 from backbone.decode import DecodeLimits
 from backbone.machine import usable_cores
 from backbone.pooling import reads_patches
-from service.concurrency.thread_priority import run_behind
+from service.concurrency.thread_priority import run_at_low_priority
 from service.embedding.admission import AdmissionLimits
 from service.embedding.embedder import Embedder
 from service.embedding.runtime_choice import Choice, choose_runtime, warm_up
@@ -27,7 +27,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 WARM_UP_S: Final = 3.0  # of a start: enough for every batch size of a small network
-ATTENTION_TURN_S: Final = 30.0  # that a picture waits for those before it, which take part of a second each
+ATTENTION_WAIT_S: Final = 30.0  # that a picture waits for those before it, which take part of a second each
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LoadedModel:
     artifact: Artifact
     choice: Choice
     embedder: Embedder
-    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _attention_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +60,7 @@ class LoadedModel:
         One image at a time. Raises NoAttention, DeadlinePassed.
         """
         try:
-            await asyncio.wait_for(self._looking.acquire(), ATTENTION_TURN_S)
+            await asyncio.wait_for(self._attention_lock.acquire(), ATTENTION_WAIT_S)
         except TimeoutError:
             raise DeadlinePassed(
                 "too many pictures of attention are asked for at once; come back in some seconds."
@@ -69,7 +69,7 @@ class LoadedModel:
             pixels = self.artifact.preprocess.normalised(square)[None]
             return (await anyio.to_thread.run_sync(self.choice.runtime.attention, pixels))[0]
         finally:
-            self._looking.release()
+            self._attention_lock.release()
 
 
 class Models:
@@ -139,7 +139,7 @@ def load_models(settings: Settings, metrics: Metrics) -> Iterator[Models]:
                     f"the artifact {path} is a model that another one is already; name each model once."
                 )
             # Here and not in `load_model`: the job has no caller who would wait for a batch size's first time.
-            run_behind(functools.partial(_warm_up, model, settings.batch_images))
+            run_at_low_priority(functools.partial(_warm_up, model, settings.batch_images))
             models.append(model)
         yield Models(models)
 
@@ -172,7 +172,7 @@ def start_model(
         BackboneError, SettingsInvalid: no runtime that is installed computes what the artifact was written with.
     """
     cores = usable_cores()
-    choice = run_behind(
+    choice = run_at_low_priority(
         lambda: choose_runtime(artifact, settings.runtime, settings.precision, settings.threads or cores)
     )
     embedder = Embedder(

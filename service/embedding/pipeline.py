@@ -118,7 +118,7 @@ class Pipeline:
 
     def seconds_per_image(self) -> float:
         """Return what an image takes now: of the two stages, the slower one is the bottleneck."""
-        return max(self._decode_throughput.seconds_each, self._batcher.throughput.seconds_each)
+        return max(self._decode_throughput.seconds_per_item, self._batcher.throughput.seconds_per_item)
 
     @property
     def waiting_for_decoder(self) -> int:

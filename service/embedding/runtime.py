@@ -1,4 +1,4 @@
-"""A runtime: what computes the network, behind one small interface."""
+"""The interface of a runtime, which computes the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What computes the network, behind one small interface, and the choice between those that this machine has.
+"""The choice of a runtime among those that this machine has.
 
 A family (OpenVINO, torch, compiled torch) makes runtimes, one for each precision that the machine computes in. A runtime is trusted
 only after the artifact's golden images went through the whole pipeline with it and came out as they were written: cosine at least
@@ -53,7 +53,7 @@ class _Proven:
 
     @property
     def worth(self) -> float:
-        """What it is chosen by."""
+        """Return what it is chosen by."""
         return self.images_per_s * (LESS_MUST_PAY if self.runtime.precision == "fp32" else 1)
 
     def __str__(self) -> str:

@@ -1,7 +1,8 @@
 """OpenVINO's runtimes: the artifact's `model.onnx`, compiled for this CPU. Needs no torch.
 
-It is compiled twice. Most batches run side by side, each over half of the threads, in a network that gives what the artifact's pooling
-reads and computes no more. The other network gives all tokens over all threads: to an image that is alone, and to who asks for patches.
+It is compiled twice. Most batches run side by side, each in a stream over half of the threads, in a network that gives what the
+artifact's pooling reads and computes no more. The other network gives all tokens over all threads: to an image that is alone, and to
+who asks for patches.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class OpenVino:
 
 
 class OpenVinoRuntime:
-    """What embedding needs; the attention is compiled when it is first asked for."""
+    """The network compiled for embedding; that for the attention is compiled when it is first asked for."""
 
     name = "openvino"
 
@@ -64,22 +65,22 @@ class OpenVinoRuntime:
         self._onnx_path = onnx_path
         self._threads = threads
         self.lanes = min(2, threads)
-        self._whole = self._compiled(_TOKENS, streams=1)
-        self._side_by_side_gives = _TOKENS if patches else _TOKENS[:1]
-        side_by_side = self._compiled(self._side_by_side_gives, self.lanes)
-        self._core_split = CoreSplit([side_by_side.create_infer_request() for _ in range(self.lanes)])
+        self._one_stream = self._compiled(_TOKENS, streams=1)
+        self._streams_give = _TOKENS if patches else _TOKENS[:1]
+        streams = self._compiled(self._streams_give, self.lanes)
+        self._core_split = CoreSplit([streams.create_infer_request() for _ in range(self.lanes)])
 
     def run(self, pixels: Floats, patches: bool = True, /) -> Tokens:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
         outputs = _TOKENS if patches else _TOKENS[:1]
-        whole = len(outputs) > len(self._side_by_side_gives)
+        exclusive = len(outputs) > len(self._streams_give)
         # What is returned is a copy: OpenVINO writes the next batch into the same memory.
-        with self._core_split.taken(whole) as halves:
-            if whole or (len(pixels) == 1 and len(halves) == self.lanes):
-                answers = self._whole(pixels, share_inputs=True)
+        with self._core_split.acquire(exclusive) as requests:
+            if exclusive or (len(pixels) == 1 and len(requests) == self.lanes):
+                answers = self._one_stream(pixels, share_inputs=True)
                 global_token, *patch_tokens = (np.array(answers[name], dtype=np.float32) for name in outputs)
                 return global_token, patch_tokens[0] if patches else None
-            used = halves[: len(pixels)]
+            used = requests[: len(pixels)]
             with ExitStack() as running:  # none is left running, whatever one of them raises
                 for request, part in zip(used, np.array_split(pixels, len(used)), strict=True):
                     request.start_async(part, share_inputs=True)

@@ -34,7 +34,7 @@ class Torch:
 
     @property
     def precisions(self) -> Sequence[Precision]:
-        """Return what this machine computes in: halves of 16 bits are a GPU's, a CPU would only emulate them."""
+        """Return what this machine computes in: floats of 16 bits are a GPU's, a CPU would only emulate them."""
         if not torch.cuda.is_available():
             return ("bf16", "fp32")
         return ("bf16", "fp16", "fp32") if torch.cuda.is_bf16_supported() else ("fp16", "fp32")
@@ -67,7 +67,7 @@ class TorchRuntime:
     @torch.inference_mode()
     def run(self, pixels: Floats, patches: bool = True, /) -> Tokens:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
-        with self._core_split.taken() as threads, self._arithmetic():
+        with self._core_split.acquire() as threads, self._arithmetic():
             # Said explicitly, for this thread: FAISS brings an OpenMP pool of its own, and two pools of all cores fight for them.
             torch.set_num_threads(sum(threads))
             x = torch.from_numpy(pixels).to(self._device)

@@ -1,4 +1,4 @@
-"""Pictures of what a network sees in an image: where its CLS token looks, and which patches look alike to it."""
+"""Visualizations of a network: where its CLS token looks in an image, and which patches look alike to it."""
 
 from __future__ import annotations
 

@@ -10,22 +10,22 @@ TIMEOUT_S = 20.0
 
 
 def test_a_call_that_is_alone_has_all_and_two_have_one_each() -> None:
-    halves = CoreSplit(["a", "b"])
-    with halves.taken() as alone:
+    cores = CoreSplit(["a", "b"])
+    with cores.acquire() as alone:
         assert sorted(alone) == ["a", "b"]
     entered, leave = threading.Barrier(3), threading.Event()
     had: list[list[str]] = []
 
     def call() -> None:
-        with halves.taken() as mine:
+        with cores.acquire() as mine:
             had.append(list(mine))
             entered.wait(TIMEOUT_S)
             assert leave.wait(TIMEOUT_S)
 
     with ThreadPoolExecutor(2) as pool:
-        with halves.taken():  # so that both come while somebody is there
+        with cores.acquire():  # so that both come while somebody is there
             calls = [pool.submit(call) for _ in range(2)]
-            while halves._calls < 3:
+            while cores._calls < 3:
                 time.sleep(0.001)
         entered.wait(TIMEOUT_S)
         leave.set()
@@ -34,19 +34,19 @@ def test_a_call_that_is_alone_has_all_and_two_have_one_each() -> None:
     assert sorted(had) == [["a"], ["b"]]
 
 
-def test_who_needs_the_whole_gets_it_though_others_come_again_and_again() -> None:
-    halves, ended = CoreSplit(["a", "b"]), threading.Event()
+def test_who_needs_all_gets_them_though_others_come_again_and_again() -> None:
+    cores, ended = CoreSplit(["a", "b"]), threading.Event()
 
     def come_again() -> None:
         while not ended.is_set():
-            with halves.taken():
+            with cores.acquire():
                 pass
 
     with ThreadPoolExecutor(3) as pool:
         others = [pool.submit(come_again) for _ in range(3)]
         try:
             for _ in range(200):
-                with halves.taken(whole=True) as mine:
+                with cores.acquire(exclusive=True) as mine:
                     assert sorted(mine) == ["a", "b"]
         finally:
             ended.set()

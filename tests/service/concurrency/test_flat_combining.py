@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.concurrency.flat_combining import MOST, FlatCombiner
+from service.concurrency.flat_combining import MAX_COMBINED, FlatCombiner
 
 
 def test_a_question_alone_is_answered_where_it_is_asked() -> None:
@@ -13,8 +13,8 @@ def test_a_question_alone_is_answered_where_it_is_asked() -> None:
         threads.append(threading.get_ident())
         return [q * q for q in questions]
 
-    company = FlatCombiner(work, 2)
-    assert [company.ask(i) for i in range(5)] == [0, 1, 4, 9, 16]
+    combiner = FlatCombiner(work, 2)
+    assert [combiner.ask(i) for i in range(5)] == [0, 1, 4, 9, 16]
     assert threads == [threading.get_ident()] * 5
 
 
@@ -34,12 +34,12 @@ def test_every_question_gets_its_own_answer_however_many_ask(leaders: int) -> No
             at_once -= 1
         return [-q for q in questions]
 
-    company = FlatCombiner(work, leaders)
+    combiner = FlatCombiner(work, leaders)
     wrong: list[int] = []
 
     def ask(thread: int) -> None:
         for i in range(50):
-            if company.ask(1000 * thread + i) != -(1000 * thread + i):
+            if combiner.ask(1000 * thread + i) != -(1000 * thread + i):
                 wrong.append(i)
 
     threads = [threading.Thread(target=ask, args=(t,)) for t in range(40)]
@@ -51,8 +51,8 @@ def test_every_question_gets_its_own_answer_however_many_ask(leaders: int) -> No
     assert not wrong
     assert sum(sizes) == 40 * 50
     assert most_at_once <= leaders
-    assert 1 < max(sizes) <= MOST
-    assert company.ask(7) == -7  # the lead came back
+    assert 1 < max(sizes) <= MAX_COMBINED
+    assert combiner.ask(7) == -7  # the lead came back
 
 
 def test_a_question_that_fails_fails_alone() -> None:
@@ -64,12 +64,12 @@ def test_a_question_that_fails_fails_alone() -> None:
             assert go.wait(30)
         return [1 / q for q in questions]
 
-    company = FlatCombiner(work, 1)
+    combiner = FlatCombiner(work, 1)
     answers: dict[int, float | Exception] = {}
 
     def ask(question: int) -> None:
         try:
-            answers[question] = company.ask(question)
+            answers[question] = combiner.ask(question)
         except ZeroDivisionError as error:
             answers[question] = error
 

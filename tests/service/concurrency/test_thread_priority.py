@@ -12,7 +12,7 @@ import httpx
 import pytest
 from processes import service_process
 
-from service.concurrency.thread_priority import NICENESS, lower_priority, run_behind
+from service.concurrency.thread_priority import NICENESS, lower_priority, run_at_low_priority
 
 if TYPE_CHECKING:
     from backbone import Artifact
@@ -24,7 +24,7 @@ def niceness(thread: int | None = None) -> int:
     return os.getpriority(os.PRIO_PROCESS, thread or threading.get_native_id())
 
 
-def test_what_runs_behind_and_all_that_it_starts_gives_way_and_nothing_else_does() -> None:
+def test_what_runs_at_low_priority_and_all_that_it_starts_gives_way_and_nothing_else_does() -> None:
     before, found = niceness(), {}
 
     def work() -> str:
@@ -36,17 +36,17 @@ def test_what_runs_behind_and_all_that_it_starts_gives_way_and_nothing_else_does
         found["process"] = int(subprocess.check_output([sys.executable, "-c", "import os; print(os.nice(0))"]))
         return "done"
 
-    assert run_behind(work) == "done"
+    assert run_at_low_priority(work) == "done"
     assert found == dict.fromkeys(("thread", "inner", "process"), before + NICENESS)
     assert niceness() == before
 
 
-def test_what_is_raised_behind_is_raised_here() -> None:
+def test_what_is_raised_at_low_priority_is_raised_here() -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run_behind(fail)
+        run_at_low_priority(fail)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
@@ -61,10 +61,10 @@ def test_s40_decoding_and_the_network_give_way_to_the_event_loop(
         httpx.post(f"http://127.0.0.1:{service.port}/v1/embed", **body).raise_for_status()  # type: ignore[arg-type]
         main, *decoders = service.family()
         threads = [int(task.name) for task in Path(f"/proc/{main}/task").iterdir()]
-        behind = niceness() + NICENESS
+        lowered = niceness() + NICENESS
         assert decoders
-        assert {niceness(each) for each in decoders} == {behind}
+        assert {niceness(each) for each in decoders} == {lowered}
         assert niceness(main) == niceness()
-        assert sum(niceness(each) == behind for each in threads) >= 2 + len(
+        assert sum(niceness(each) == lowered for each in threads) >= 2 + len(
             decoders
         )  # lanes, and who waits for decoders

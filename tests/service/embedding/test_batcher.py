@@ -272,7 +272,7 @@ def test_an_image_that_nobody_can_use_any_more_is_not_computed(batcher: Batcher,
 def test_interactive_images_go_before_bulk_and_bulk_not_last_for_ever(
     batcher: Batcher, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.concurrency.priority_queue.BULK_PATIENCE_S", 0.2)
+    monkeypatch.setattr("service.concurrency.priority_queue.BULK_DELAY_S", 0.2)
     occupy(batcher, network)
     tickets = [submit(batcher, value, bulk=True) for value in (1, 2, 3)]
     tickets += [submit(batcher, value) for value in (4, 5)]
@@ -326,14 +326,14 @@ def test_with_two_lanes_every_ticket_ends_and_no_lane_does(network: Network) -> 
 
 def test_the_time_of_an_image_is_that_of_all_lanes_together() -> None:
     throughput = Throughput(passes=5)
-    assert throughput.seconds_each == 0
+    assert throughput.seconds_per_item == 0
     for second in range(0, 20, 2):  # two lanes, each two images in two seconds, a second apart
         throughput.record(2, begun=second, ended=second + 2)
         throughput.record(2, begun=second + 1, ended=second + 3)
-    assert throughput.seconds_each == pytest.approx(0.5, abs=0.05)
+    assert throughput.seconds_per_item == pytest.approx(0.5, abs=0.05)
     for second in range(100, 150):  # one image a second, and pauses between them that count for nothing
         throughput.record(1, begun=2 * second, ended=2 * second + 1)
-    assert throughput.seconds_each == pytest.approx(1, abs=0.01)
+    assert throughput.seconds_per_item == pytest.approx(1, abs=0.01)
 
 
 def test_a_runtime_that_gives_too_few_rows_fails_the_images_and_not_the_thread() -> None:

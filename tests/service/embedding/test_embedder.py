@@ -353,7 +353,7 @@ def test_readiness_embeds_an_image_where_none_was_embedded_just_now(
     assert gate.images == 1
     assert asyncio.run(embedder.ready())
     assert gate.images == 1
-    monkeypatch.setattr("service.embedding.embedder.CANARY_S", 0.0)
+    monkeypatch.setattr("service.embedding.embedder.PROBE_AFTER_S", 0.0)
     assert asyncio.run(embedder.ready())
     assert gate.images == 2
     gate.value = float("nan")

@@ -18,7 +18,7 @@ import pytest
 from pictures import encoded, picture
 from sockets import connected, listening_service
 
-from service.concurrency.flat_combining import MOST
+from service.concurrency.flat_combining import MAX_COMBINED
 from service.errors import Saturated
 from service.index.row_set import RowSet
 from service.index.vector_index import Rows, View
@@ -28,7 +28,7 @@ from service.points import Vector
 if TYPE_CHECKING:
     from service.settings import Settings
 
-AT_ONCE = MOST  # with one core
+MAX_RUNNING = MAX_COMBINED  # with one core
 PICTURE = encoded(picture())
 VECTORS = np.random.default_rng(0).normal(size=(40, 32)).astype(np.float32)
 FILTER = {"must": [{"key": "n", "range": {"lt": 20}}]}
@@ -77,17 +77,17 @@ class Asked:
         """Hold as many searches as run at once, and so many more that wait."""
         self.gate.clear()
         try:
-            asked = self.queries(AT_ONCE)
-            self.wait_until(AT_ONCE, 0)
+            asked = self.queries(MAX_RUNNING)
+            self.wait_until(MAX_RUNNING, 0)
             asked += self.queries(waiting)
-            self.wait_until(AT_ONCE, waiting)
+            self.wait_until(MAX_RUNNING, waiting)
             yield asked
         finally:
             self.gate.set()
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
-        """Stand in line with a search, and hang up."""
+        """Wait in the queue with a search, and hang up."""
         with connected(self.port) as connection:
             connection.sendall(HEAD + BODY)
             yield
@@ -131,7 +131,7 @@ def test_s40_one_search_more_than_may_wait_is_refused_at_once_and_the_others_are
     ask: Callable[..., Asked],
 ) -> None:
     service = ask(queue_searches=2)
-    alone = [service.query(number).json() for number in range(AT_ONCE)]
+    alone = [service.query(number).json() for number in range(MAX_RUNNING)]
     computed = service.computed
     with service.full(waiting=2) as asked:
         refused, took_s = [], []
@@ -140,17 +140,17 @@ def test_s40_one_search_more_than_may_wait_is_refused_at_once_and_the_others_are
             refused.append(service.query())
             took_s.append(time.perf_counter() - begun)
     answers = [each.result(60) for each in asked]
-    assert [answer.status_code for answer in answers] == [200] * (AT_ONCE + 2)
+    assert [answer.status_code for answer in answers] == [200] * (MAX_RUNNING + 2)
     assert [answer.json() for answer in answers] == alone + alone[:2]
     for answer in refused:
         assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "saturated", "1")
     assert min(took_s) < 0.005
-    assert service.computed == computed + AT_ONCE + 2
+    assert service.computed == computed + MAX_RUNNING + 2
     service.wait_until(0, 0)
     assert service.query().status_code == 200, "there is room again"
 
 
-def test_s40_everything_that_looks_through_a_collection_stands_in_the_line(ask: Callable[..., Asked]) -> None:
+def test_s40_everything_that_looks_through_a_collection_waits_in_the_queue(ask: Callable[..., Asked]) -> None:
     service = ask(queue_searches=1)
     made = service.client.post("/v1/collections/c/clusterings", json={"k": 3}).json()["clustering"]
     vector = {"vector": VECTORS[0].tolist()}
@@ -191,7 +191,7 @@ def test_s40_a_search_without_room_is_refused_before_its_body_is_there(ask: Call
         assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
 
 
-def test_s40_writes_reads_probes_and_embedding_go_on_while_searches_fill_their_line(ask: Callable[..., Asked]) -> None:
+def test_s40_writes_reads_probes_and_embedding_go_on_while_searches_fill_their_queue(ask: Callable[..., Asked]) -> None:
     service = ask(queue_searches=100)
     image = {"content": PICTURE, "headers": {"content-type": "image/png"}}
     with service.full(waiting=100):
@@ -209,13 +209,13 @@ def test_s40_writes_reads_probes_and_embedding_go_on_while_searches_fill_their_l
             ("DELETE", "/v1/collections/c/points/new", {}, 204),
         ):
             assert service.client.request(method, path, **body).status_code == status, path
-        assert service.metric("running_searches") == AT_ONCE
+        assert service.metric("running_searches") == MAX_RUNNING
         assert service.metric("waiting_searches") == 100
 
 
 def test_s40_a_search_that_would_wait_for_more_work_than_a_request_may_is_refused(ask: Callable[..., Asked]) -> None:
     service = ask(queue_wait_s=1e-9)
-    for number in range(AT_ONCE):  # so that there is a pace
+    for number in range(MAX_RUNNING):  # so that there is a throughput
         service.query(number)
     with service.full(waiting=1):
         answer = service.query()
@@ -223,27 +223,27 @@ def test_s40_a_search_that_would_wait_for_more_work_than_a_request_may_is_refuse
         assert "the searches that wait take" in answer.json()["detail"]
 
 
-def test_the_first_to_end_of_searches_that_came_together_is_not_taken_for_the_pace_of_all() -> None:
+def test_the_first_to_end_of_searches_that_came_together_is_not_taken_for_the_throughput_of_all() -> None:
     async def refusals() -> list[Saturated | None]:
-        line = SearchQueue(1, queue_searches=100, queue_wait_s=0.05, embed_timeout_s=30)
+        queue = SearchQueue(1, queue_searches=100, queue_wait_s=0.05, embed_timeout_s=30)
 
         async def search(gate: threading.Event) -> None:
-            with line.slot(1) as slot:
-                await line.reach(slot)
-                await line.run(slot, lambda: gate.wait(60))
+            with queue.slot(1) as slot:
+                await queue.wait_until_granted(slot)
+                await queue.run(slot, lambda: gate.wait(60))
 
-        gates = [threading.Event() for _ in range(2 * AT_ONCE)]
+        gates = [threading.Event() for _ in range(2 * MAX_RUNNING)]
         asked = [asyncio.create_task(search(gate)) for gate in gates]
         await asyncio.sleep(0.1)  # which is what all of them take
         found = []
         for gate in gates:
             gate.set()
             await asyncio.sleep(0.001)
-            found.append(line.refusal())
+            found.append(queue.refusal())
         await asyncio.gather(*asked)
         return found
 
-    assert asyncio.run(refusals()) == [None] * 2 * AT_ONCE
+    assert asyncio.run(refusals()) == [None] * 2 * MAX_RUNNING
 
 
 def test_s40_a_search_that_waits_past_its_deadline_is_504_and_is_not_computed(ask: Callable[..., Asked]) -> None:
@@ -251,9 +251,9 @@ def test_s40_a_search_that_waits_past_its_deadline_is_504_and_is_not_computed(as
     with service.full() as asked:
         late = service.query()
         assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (504, "deadline_passed", "5")
-        service.wait_until(AT_ONCE, 0)
-    assert [each.result(60).status_code for each in asked] == [200] * AT_ONCE, "what has begun has no deadline"
-    assert service.computed == AT_ONCE
+        service.wait_until(MAX_RUNNING, 0)
+    assert [each.result(60).status_code for each in asked] == [200] * MAX_RUNNING, "what has begun has no deadline"
+    assert service.computed == MAX_RUNNING
 
 
 def test_s32_who_leaves_while_waiting_frees_the_place_and_is_not_computed(ask: Callable[..., Asked]) -> None:
@@ -261,13 +261,13 @@ def test_s32_who_leaves_while_waiting_frees_the_place_and_is_not_computed(ask: C
     with service.full() as asked:
         for _ in range(3):
             with service.one_more():
-                service.wait_until(AT_ONCE, 1)
+                service.wait_until(MAX_RUNNING, 1)
                 assert service.query().status_code == 503
-            service.wait_until(AT_ONCE, 0)
+            service.wait_until(MAX_RUNNING, 0)
     for each in asked:
         each.result(60)
     service.wait_until(0, 0)
-    assert service.computed == AT_ONCE
+    assert service.computed == MAX_RUNNING
     assert service.metric(r'refusals_total{code="caller_left"}') == 3
 
 
@@ -276,10 +276,10 @@ def test_who_leaves_a_search_that_runs_holds_its_place_until_that_ends(ask: Call
     service.gate.clear()
     with service.one_more():
         service.wait_until(1, 0)
-    asked = service.queries(AT_ONCE)
-    service.wait_until(AT_ONCE, 1)
+    asked = service.queries(MAX_RUNNING)
+    service.wait_until(MAX_RUNNING, 1)
     service.gate.set()
-    assert [each.result(60).status_code for each in asked] == [200] * AT_ONCE
+    assert [each.result(60).status_code for each in asked] == [200] * MAX_RUNNING
     service.wait_until(0, 0)
 
 
@@ -291,7 +291,7 @@ def test_the_wait_of_a_search_is_seen_in_its_answer_and_the_counters(ask: Callab
         time.sleep(0.1)
     timings = [each.result(60).headers["server-timing"] for each in asked]
     waited = [re.match(r"queue;dur=(.*), search;", found) for found in timings]
-    assert [each is not None for each in waited] == [False] * AT_ONCE + [True]
+    assert [each is not None for each in waited] == [False] * MAX_RUNNING + [True]
     assert waited[-1] is not None
     assert float(waited[-1][1]) >= 100
     assert service.metric(r'stage_seconds_count{stage="queue"}') == 1

@@ -333,7 +333,7 @@ def test_a_service_whose_network_fails_is_alive_and_not_ready(
     def fail(*_: object) -> None:
         raise RuntimeError("a bad day")
 
-    monkeypatch.setattr("service.embedding.embedder.CANARY_S", 0.0)
+    monkeypatch.setattr("service.embedding.embedder.PROBE_AFTER_S", 0.0)
     with monkeypatch.context() as broken:
         broken.setattr(embedder._pipeline._batcher, "_forward", fail)
         answer = client.get("/readyz")
