@@ -69,7 +69,7 @@ class Ticket:
 
     def cancel(self) -> bool:
         """End because the caller has left; say whether it had not ended before."""
-        if not self.ended.cancel():
+        if self.ended.done() or not self.ended.cancel():
             return False
         self.admission.leave(self)
         self._forget()
