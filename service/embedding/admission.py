@@ -68,12 +68,12 @@ class Ticket:
         self._forget()
 
     def cancel(self) -> bool:
-        """End because the caller has left; say whether it had not ended before."""
+        """End because the caller has left; say whether that spares the last stage, which had not begun with it."""
         if self.ended.done() or not self.ended.cancel():
             return False
         self.admission.leave(self)
         self._forget()
-        return True
+        return math.isinf(self.computing_at if self.computed else self.decoding_at)
 
     def _forget(self) -> None:
         self.image, self.pixels = b"", None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -231,9 +230,9 @@ class Embedder:
             self._cancel(tickets)
 
     def _cancel(self, tickets: Sequence[Ticket]) -> None:
-        """Cancel what has not ended; the network computes none of it that it has not begun with."""
+        """Cancel what has not ended, and count what is not computed for it."""
         for ticket in tickets:
-            if ticket.cancel() and math.isinf(ticket.computing_at):
+            if ticket.cancel():
                 self._metrics.image_cancelled()
 
     def _answer(self, ticket: Ticket, output: str | None) -> Answer:

@@ -81,6 +81,14 @@ def test_of_several_ends_the_first_one_counts(first: str) -> None:
         assert isinstance(ticket.ended.exception(0), InferenceFailed if first == "error" else type(None))
 
 
+def test_a_ticket_tells_whether_its_end_spares_the_last_stage() -> None:
+    admission = make_admission()
+    waiting, decoding, computing, decoded_alone = make_tickets(admission, 4)
+    decoding.decoding_at = computing.decoding_at = computing.computing_at = decoded_alone.decoding_at = 1.0
+    decoded_alone.computed = False
+    assert [ticket.cancel() for ticket in (waiting, decoding, computing, decoded_alone)] == [True, True, False, False]
+
+
 def test_ends_that_race_free_a_place_once() -> None:
     admission = make_admission(queue_images=1000, queue_bytes=10_000)
     with ThreadPoolExecutor(3) as pool:
