@@ -98,9 +98,7 @@ class RefuseWhileStopping:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
         elif self._drain.stopping:
-            refusal = problem_response(
-                Request(scope), Stopping("the service is stopping; send the request to another one.")
-            )
+            refusal = problem_response(Request(scope), Stopping())
             refusal.headers["Connection"] = "close"  # so that the next one goes elsewhere
             await refusal(scope, receive, send)
         else:

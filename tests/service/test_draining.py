@@ -74,6 +74,7 @@ def test_s45_what_runs_is_answered_what_comes_hears_503_and_then_the_service_is_
         for method, path in (("POST", "/v1/embed"), ("GET", "/v1/collections"), ("PUT", "/v1/collections/c")):
             refused = httpx.request(method, f"{service.url}{path}", headers=IMAGE, content=PICTURE)
             assert (refused.status_code, refused.json()["code"]) == (503, "stopping")
+            assert refused.json()["detail"] == "the service is stopping; send the request to another one."
             assert (refused.headers["retry-after"], refused.headers["connection"]) == ("5", "close")
         assert httpx.get(f"{service.url}/livez").status_code == 200
         ready = httpx.get(f"{service.url}/readyz")
