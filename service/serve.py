@@ -8,13 +8,15 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from service.app import Application, create_app
 from service.errors import PortInUse, SettingsInvalid
-from service.http.protocol import protocol_of
+from service.http.protocol import TimedProtocol
 from service.http.request_log import configure_logging
 from service.load_shedding import DrainingServer
 from service.settings import Settings
@@ -58,9 +60,10 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda url: None
 
 def make_server(app: Application, settings: Settings) -> DrainingServer:
     """Return the web server that runs `app`."""
+    protocol = partial(TimedProtocol, settings=settings, metrics=app.metrics)  # uvicorn calls it for every connection
     config = uvicorn.Config(
         app,
-        http=protocol_of(settings, app.metrics),
+        http=cast(type[TimedProtocol], protocol),
         ws="none",  # no route speaks it
         lifespan="off",  # entered by `serve`, so that what goes wrong in it keeps its type
         log_config=None,

@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections: read a little more strictly than h11 does, cut at their deadlines, and answered where they speak no HTTP.
+"""An HTTP/1.1 connection: read a little more strictly than h11 does, cut at its deadlines, and answered where it speaks no HTTP.
 
 A body that comes too slowly is answered 408 (`body_limits`). The connection itself is cut where nobody would read an answer: headers
 that do not end, the rest of a body after its answer, an answer that is not read. What only someone who means harm would send ends the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, cast
+from typing import Any, Final, cast
 
 import h11
 from starlette.exceptions import HTTPException
@@ -25,136 +25,14 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 _MAX_HEADER_BYTES: Final = 64 * 1024  # of a request without its body: filters and payloads may stand in its URL
+_FREE_CHUNKS: Final = 1000  # of a body; how a caller cuts a small body is its affair
+_LEAST_CHUNK_BYTES: Final = 64  # on average after that: a chunk takes some 5 microseconds of the event loop
 _GRACE_S: Final = 1.0  # after a body's deadline, for its 408 to go out before the connection is cut
-
-
-class TimedProtocol(H11Protocol):
-    """HTTP/1.1 whose connections are cut at their deadlines; `protocol_of` gives it the settings and what counts."""
-
-    header_timeout_s: ClassVar[float]
-    body_timeout_s: ClassVar[float]
-    write_timeout_s: ClassVar[float]
-    max_body_bytes: ClassVar[int]
-    metrics: ClassVar[Metrics]
-    conn: StrictConnection
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's
-        super().__init__(*arguments, **options)
-        self.conn = StrictConnection(_MAX_HEADER_BYTES)
-        self._receiving: asyncio.TimerHandle | None = None  # until what is being received must be there
-        self._received_state: object = None  # the part of a request that this is for
-        self._writing: asyncio.TimerHandle | None = None
-        self._unsent = 0  # bytes when `_writing` was set
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, and close; where the answer has begun, the connection ends without another one."""
-        status, running = self.conn.refusal_status, self.cycle is not None and not self.cycle.response_complete
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._send(
-                refuse_body(cast(Scope, self.scope), status) if running else refuse_connection(status, self.metrics)
-            )
-        if running:
-            self.cycle.disconnected = True  # the application has nobody to answer any more
-            self.cycle.message_event.set()
-        self.transport.close()
-
-    def _send(self, answer: Response) -> None:
-        """Send a whole answer, past the application."""
-        reason = HTTPStatus(answer.status_code).phrase.encode()
-        headers = [*self.server_state.default_headers, *answer.raw_headers]
-        for event in (
-            h11.Response(status_code=answer.status_code, headers=headers, reason=reason),
-            h11.Data(data=bytes(answer.body)),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for headers."""
-        super().connection_made(transport)
-        self._watch_receipt()
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came, and wait for what comes next."""
-        super().data_received(data)
-        self._watch_receipt()
-
-    def handle_events(self) -> None:
-        """Take what the bytes that came are; an application that waits for a body hears at once that it will be too large."""
-        super().handle_events()
-        if self.cycle is not None and self.conn.announced_bytes > self.max_body_bytes:
-            tell_too_large(cast(Scope, self.scope))
-            self.cycle.message_event.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        for timer in (self._receiving, self._writing):
-            if timer is not None:
-                timer.cancel()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Begin to wait for the caller to read."""
-        super().pause_writing()
-        self._watch_writing()
-
-    def resume_writing(self) -> None:
-        """Go on: enough was read."""
-        super().resume_writing()
-        if self._writing is not None:
-            self._writing.cancel()
-            self._writing = None
-
-    def _watch_receipt(self) -> None:
-        """Give headers, or a body, their time once: what comes in between does not prolong it."""
-        state = self.conn.their_state
-        if self._receiving is not None and state is self._received_state:
-            return
-        if self._receiving is not None:
-            self._receiving.cancel()
-            self._receiving = None
-        if state is h11.IDLE:
-            self._receiving = self.loop.call_later(self.header_timeout_s, self.transport.abort)
-        elif state is h11.SEND_BODY:
-            self._receiving = self.loop.call_later(self.body_timeout_s + _GRACE_S, self.transport.abort)
-        self._received_state = state
-
-    def _watch_writing(self) -> None:
-        self._unsent = self.transport.get_write_buffer_size()
-        self._writing = self.loop.call_later(self.write_timeout_s, self._cut_if_nothing_was_read)
-
-    def _cut_if_nothing_was_read(self) -> None:
-        if self.transport.get_write_buffer_size() < self._unsent:
-            self._watch_writing()
-        else:
-            self.transport.abort()
-
-
-def protocol_of(settings: Settings, metrics: Metrics) -> type[TimedProtocol]:
-    """Return the protocol with the limits of the settings, which counts what it refuses."""
-    names = ("header_timeout_s", "body_timeout_s", "write_timeout_s", "max_body_bytes")
-    return type("Protocol", (TimedProtocol,), {**{name: getattr(settings, name) for name in names}, "metrics": metrics})
-
-
-def left_of_chunk(reader: object) -> int:
-    """Return how many bytes of a chunk that has begun are still to come, given what h11 reads the connection with; 0 for no chunk.
-
-    h11 publishes no size of a chunk before its last byte is there, and reading the headers of chunks a second time would need another
-    parser that agrees with it on every byte. So this looks at its reader. Where another version calls it otherwise, nothing is found:
-    such a body ends at its deadline, with 408, and a test of S27 fails.
-    """
-    found = getattr(reader, "_bytes_in_chunk", 0)
-    return found if isinstance(found, int) else 0
-
-
-FREE_CHUNKS: Final = 1000  # of a body; how a caller cuts a small body is its affair
-LEAST_CHUNK_BYTES: Final = (
-    64  # on average after that: each chunk costs some 5 microseconds of the one thread that all callers share
-)
+_DETAIL: Final = "what was sent cannot be read as a request of HTTP; send one, with one Host and one length."
 
 
 class StrictConnection(h11.Connection):
-    """The server's side of one connection."""
+    """h11's reading of one connection, which refuses a little more than h11 does and counts what a body announces."""
 
     def __init__(self, max_incomplete_event_size: int) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size)
@@ -195,9 +73,20 @@ class StrictConnection(h11.Connection):
         elif isinstance(event, h11.Data):
             self._chunks += event.chunk_start
             self._body_bytes += len(event.data)
-            if self._chunks > FREE_CHUNKS + self._body_bytes // LEAST_CHUNK_BYTES:
+            if self._chunks > _FREE_CHUNKS + self._body_bytes // _LEAST_CHUNK_BYTES:
                 raise h11.RemoteProtocolError("chunks of a few bytes each", error_status_hint=400)
         return event
+
+
+def left_of_chunk(reader: object) -> int:
+    """Return how many bytes of a chunk that has begun are still to come, given what h11 reads the connection with; 0 for no chunk.
+
+    h11 publishes no size of a chunk before its last byte is there, and reading the headers of chunks a second time would need another
+    parser that agrees with it on every byte. So this looks at its reader. Where another version calls it otherwise, nothing is found:
+    such a body ends at its deadline, with 408, and a test of S27 fails.
+    """
+    found = getattr(reader, "_bytes_in_chunk", 0)
+    return found if isinstance(found, int) else 0
 
 
 def _size_of(request: h11.Request) -> int:
@@ -206,7 +95,103 @@ def _size_of(request: h11.Request) -> int:
     return first_line + sum(len(name) + len(value) + len(b": \r\n") for name, value in request.headers) + len(b"\r\n")
 
 
-_DETAIL: Final = "what was sent cannot be read as a request of HTTP; send one, with one Host and one length."
+class TimedProtocol(H11Protocol):
+    """uvicorn's side of one connection, which is cut at the deadlines of the settings; `metrics` counts what is refused here."""
+
+    conn: StrictConnection
+
+    def __init__(self, *arguments: Any, settings: Settings, metrics: Metrics, **options: Any) -> None:  # noqa: ANN401 - uvicorn's
+        super().__init__(*arguments, **options)
+        self.conn = StrictConnection(_MAX_HEADER_BYTES)
+        self._settings = settings
+        self._metrics = metrics
+        self._receiving: asyncio.TimerHandle | None = None  # until what is being received must be there
+        self._received_state: object = None  # the part of a request that this is for
+        self._writing: asyncio.TimerHandle | None = None
+        self._unsent_bytes = 0  # when `_writing` was set
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for headers."""
+        super().connection_made(transport)
+        self._watch_receipt()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and wait for what comes next."""
+        super().data_received(data)
+        self._watch_receipt()
+
+    def handle_events(self) -> None:
+        """Take what the bytes that came are; an application that waits for a body hears at once that it will be too large."""
+        super().handle_events()
+        if self.cycle is not None and self.conn.announced_bytes > self._settings.max_body_bytes:
+            tell_too_large(cast(Scope, self.scope))
+            self.cycle.message_event.set()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close; where the answer has begun, the connection ends without another one."""
+        status, running = self.conn.refusal_status, self.cycle is not None and not self.cycle.response_complete
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._send(
+                refuse_body(cast(Scope, self.scope), status) if running else refuse_connection(status, self._metrics)
+            )
+        if running:
+            self.cycle.disconnected = True  # the application has nobody to answer any more
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    def _send(self, answer: Response) -> None:
+        """Send a whole answer, past the application."""
+        reason = HTTPStatus(answer.status_code).phrase.encode()
+        headers = [*self.server_state.default_headers, *answer.raw_headers]
+        for event in (
+            h11.Response(status_code=answer.status_code, headers=headers, reason=reason),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the caller to read."""
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        """Go on: enough was read."""
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        for timer in (self._receiving, self._writing):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def _watch_receipt(self) -> None:
+        """Give headers, or a body, their time once: what comes in between does not prolong it."""
+        state = self.conn.their_state
+        if self._receiving is not None and state is self._received_state:
+            return
+        if self._receiving is not None:
+            self._receiving.cancel()
+            self._receiving = None
+        if state is h11.IDLE:
+            self._receiving = self.loop.call_later(self._settings.header_timeout_s, self.transport.abort)
+        elif state is h11.SEND_BODY:
+            self._receiving = self.loop.call_later(self._settings.body_timeout_s + _GRACE_S, self.transport.abort)
+        self._received_state = state
+
+    def _watch_writing(self) -> None:
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._writing = self.loop.call_later(self._settings.write_timeout_s, self._cut_if_nothing_was_read)
+
+    def _cut_if_nothing_was_read(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unsent_bytes:
+            self._watch_writing()
+        else:
+            self.transport.abort()
 
 
 def refuse_connection(status: int, metrics: Metrics) -> Response:
