@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
-from service.api.requests import EmbedBody, PutPointsBody, QueryBatchBody, QueryBody, Request
+from service.api.requests import EmbedBody, PutPointsBody, QueryBatchBody, QueryBody, RequestModel
 from service.errors import TooManyItems
 from service.http import large_json
 from service.http.bodies import decode_base64, parse_json
@@ -28,7 +28,7 @@ TEXT = ['"', "\\", "\\\\", '\\"', "[", "]", "{", "}", ",", ":", "ü", "é", "\\u
 LONGEST_TURN_S, TRIES = 0.04, 3
 
 
-class AnyBody(Request):
+class AnyBody(RequestModel):
     """A list of anything, between two other fields."""
 
     before: Any = None
@@ -113,7 +113,7 @@ def test_s21_one_item_of_more_values_than_anything_has_is_413(beyond: int) -> No
     ],
     ids=["a string", "backslashes", "numbers", "no list", "a list further in"],
 )
-def test_s21_what_has_no_list_to_cut_is_read_too(model: type[Request], text: bytes) -> None:
+def test_s21_what_has_no_list_to_cut_is_read_too(model: type[RequestModel], text: bytes) -> None:
     assert asyncio.run(parse_json(text, model)) == model.model_validate(from_json(text))
 
 
