@@ -33,11 +33,12 @@ from service.api.routes import (
 )
 from service.http import problems, traces
 from service.http.auth import KeyCheck
-from service.http.body_limits import BodyInTime, RequestMemory, WithinAnnounced, WithinMemory
+from service.http.body_limits import BodyInTime, WithinAnnounced, WithinMemory
 from service.http.keyring import Keyring
 from service.http.problems import TooLargeAsProblem
 from service.http.rate_limit import Rates
 from service.http.request_log import DOCS_PATH, RequestLog
+from service.http.request_memory import RequestMemory
 from service.lifespan import open_service
 from service.load_shedding import Drain, RefuseEarly, RefuseWhileStopping
 from service.memory_budget import memory_ceiling

@@ -12,7 +12,7 @@ from service.embedding.embedder import Embedded
 from service.embedding.models import LoadedModel
 from service.errors import FingerprintMismatch
 from service.http.bodies import path_text
-from service.http.request_log import Timings
+from service.http.request_state import Timings, request_state
 from service.library.library import Collection
 from service.lifespan import Service
 from service.points import check_id
@@ -26,8 +26,7 @@ def get_service(request: Request) -> Service:
 
 def timings(request: Request) -> Timings:
     """Return where the stages of this request are counted."""
-    found: Timings = request.scope["state"]["timings"]
-    return found
+    return request_state(request.scope).timings
 
 
 def count_stages(request: Request, answers: Iterable[object]) -> None:
@@ -42,7 +41,9 @@ def count_stages(request: Request, answers: Iterable[object]) -> None:
 
 async def name_model(request: Request) -> None:
     """Have the answer name the default model, unless a handler names another."""
-    request.scope["state"].setdefault("fingerprint", get_service(request).models.default.fingerprint)
+    state = request_state(request.scope)
+    if state.fingerprint is None:
+        state.fingerprint = get_service(request).models.default.fingerprint
 
 
 async def get_model(
@@ -53,14 +54,14 @@ async def get_model(
 ) -> LoadedModel:
     """Return the model that the query names, and have the answer name it. Raises ModelMissing."""
     found = get_service(request).models.asked(model)
-    request.scope["state"]["fingerprint"] = found.fingerprint
+    request_state(request.scope).fingerprint = found.fingerprint
     return found
 
 
 async def get_collection(request: Request, c: Annotated[str, Path(description="the collection's name")]) -> Collection:
     """Return the collection that the path names, and have the answer name its model. Raises CollectionMissing."""
     collection = get_service(request).library.collection(path_text(c))  # is in memory
-    request.scope["state"]["fingerprint"] = collection.fingerprint
+    request_state(request.scope).fingerprint = collection.fingerprint
     return collection
 
 

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.openapi import problems
 from service.errors import ScopeMissing
 from service.http.bodies import JsonRequest
+from service.http.request_state import request_state
 
 _READS: Final = "__reads__"
 
@@ -46,6 +47,6 @@ class ScopedRoute(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request. Raises ScopeMissing."""
         allowed = scope["method"] in (self.methods or ())  # else it is answered 405
-        if self._writes and allowed and scope["state"].get("key_scope") != "write":
+        if self._writes and allowed and request_state(scope).key_scope != "write":
             raise ScopeMissing("this key may read, and the request would change something; use a key of scope write.")
         await super().handle(scope, receive, send)

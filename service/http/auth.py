@@ -19,6 +19,7 @@ from service.errors import TooManyRequests, Unauthorized
 from service.http.keyring import Keyring
 from service.http.problems import problem_response
 from service.http.rate_limit import Rates
+from service.http.request_state import request_state
 
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # what an orchestrator asks, which has no key
 
@@ -46,8 +47,8 @@ class KeyCheck:
             return Unauthorized(
                 "a valid API key is needed; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
             )
-        state = scope.setdefault("state", {})
-        state["key"], state["key_scope"] = key.name, key.scope
+        state = request_state(scope)
+        state.key, state.key_scope = key.name, key.scope
         if wait_s := self._rates.wait_s(key.name):
             return TooManyRequests("this key asks too often; slow down.", retry_after_s=math.ceil(wait_s))
         return None

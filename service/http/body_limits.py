@@ -24,6 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.content_type import IMAGE, MULTIPART, NPY, declared_kind
 from service.http.problems import http_response
+from service.http.request_memory import Holding, RequestMemory
+from service.http.request_state import request_state
 
 # Measured peaks, rounded up. A body that is taken as it is exists in chunks and joined; a form as files, as their bytes, and in chunks;
 # JSON also as text, and decoded from that.
@@ -36,50 +38,13 @@ BYTES_PER_VALUE: Final = 72
 BYTES_PER_KEY: Final = 160
 BYTES_PER_OBJECT: Final = 800
 _COPIES: Final[dict[str | None, int]] = {IMAGE: COPIES_TAKEN, NPY: COPIES_TAKEN, MULTIPART: COPIES_OF_FORM}
-_HOLDING: Final = "holding"
-
-
-class RequestMemory:
-    """The bytes that all running requests together may hold. Used by the event loop alone."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.held = 0
-
-
-class Holding:
-    """What one request holds of it; given back at the end of the block."""
-
-    def __init__(self, memory: RequestMemory) -> None:
-        self._memory = memory
-        self._held = 0
-
-    def __enter__(self) -> Holding:
-        """Hold nothing yet."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give all of it back."""
-        self._memory.held -= self._held
-
-    def grow(self, more: int) -> None:
-        """Hold so much more.
-
-        Raises:
-            HTTPException: there is not as much left (503), or was not from the beginning (413).
-        """
-        close = {"Connection": "close"}  # its body may be on the way, and nobody reads it
-        if self._held + more > self._memory.most:
-            raise HTTPException(413, headers=close)
-        if self._memory.held + more > self._memory.most:
-            raise HTTPException(503, headers=close)
-        self._memory.held += more
-        self._held += more
 
 
 def hold(request: Request, more: int) -> None:
     """Hold so much more memory for a request: for its answer, before that is made. Raises HTTPException as `Holding.grow`."""
-    request.scope["state"][_HOLDING].grow(more)
+    holding = request_state(request.scope).holding
+    assert holding is not None  # every route is inside of WithinMemory
+    holding.grow(more)
 
 
 class WithinMemory:
@@ -103,7 +68,7 @@ class WithinMemory:
         arrived = 0
 
         with Holding(self._memory) as holding:
-            scope["state"][_HOLDING] = holding
+            request_state(scope).holding = holding
 
             async def receive_within() -> Message:
                 nonlocal arrived
@@ -164,14 +129,6 @@ class BodyInTime:
         await self._app(scope, receive_in_time, send)
 
 
-_TOO_MUCH: Final = "announced_too_much"
-
-
-def tell_too_large(scope: Scope) -> None:
-    """Have a request refused, at the next part of its body that is asked for at the latest."""
-    scope["state"][_TOO_MUCH] = True
-
-
 class WithinAnnounced:
     """ASGI middleware: answers 413 to a request of which the web server has told that it will be too large."""
 
@@ -184,11 +141,11 @@ class WithinAnnounced:
 
         async def receive_within() -> Message:
             message = await receive()
-            if _TOO_MUCH in scope["state"]:
+            if request_state(scope).announced_too_large:
                 raise refusal
             return message
 
-        if scope["type"] == "http" and _TOO_MUCH in scope["state"]:
+        if scope["type"] == "http" and request_state(scope).announced_too_large:
             await http_response(Request(scope), refusal)(scope, receive, send)
         else:
             await self._app(scope, receive_within if scope["type"] == "http" else receive, send)

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backbone import errors as backbone_errors
 from service import errors
+from service.http.request_state import request_state
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -194,7 +195,7 @@ def _problem(status: int, code: str, detail: str) -> dict[str, Any]:
 
 
 def _respond(request: Request, problem: dict[str, Any], extra: Any = None) -> Response:  # noqa: ANN401 - starlette's headers
-    request.scope.setdefault("state", {})["code"] = problem["code"]
+    request_state(request.scope).code = problem["code"]
     headers = dict(extra or {})
     if "retry_after_s" in problem:
         headers["Retry-After"] = str(problem["retry_after_s"])
@@ -214,8 +215,7 @@ def _as_openai(problem: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request_id(request: Request) -> str | None:
-    found: str | None = request.scope.get("state", {}).get("request_id")
-    return found
+    return request_state(request.scope).request_id or None
 
 
 class TooLargeAsProblem:

@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.http.body_limits import tell_too_large
 from service.http.problems import http_response
-from service.http.request_log import Timings, add_headers, name_request, record_request
+from service.http.request_log import add_headers, name_request, record_request
+from service.http.request_state import request_state
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -124,7 +124,7 @@ class TimedProtocol(H11Protocol):
         """Take what the bytes that came are; an application that waits for a body hears at once that it will be too large."""
         super().handle_events()
         if self.cycle is not None and self.conn.announced_bytes > self._settings.max_body_bytes:
-            tell_too_large(cast(Scope, self.scope))
+            request_state(cast(Scope, self.scope)).announced_too_large = True
             self.cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:
@@ -196,7 +196,7 @@ class TimedProtocol(H11Protocol):
 
 def refuse_connection(status: int, metrics: Metrics) -> Response:
     """Return the answer to what is no request; nothing of it is told to anybody, for nothing of it is known to be right."""
-    scope: Scope = {"type": "http", "method": "", "path": "", "headers": [], "state": {"timings": Timings()}}
+    scope: Scope = {"type": "http", "method": "", "path": "", "headers": []}
     answer = refuse_body(scope, status)
     record_request(scope, status, 0.0, metrics)
     return answer

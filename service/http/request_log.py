@@ -8,8 +8,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TextIO, cast
 
 import structlog
@@ -18,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import log_failure, problem_response
+from service.http.request_state import request_state
 from service.http.traces import describe_request
 from service.metrics import Metrics
 
@@ -41,30 +41,6 @@ _DOCS_HEADERS = {
 log = structlog.get_logger("service")
 
 
-class Timings:
-    """Seconds by stage (decode, queue, infer, search) of one request; a stage done side by side counts once, at its longest."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def longest(self, stage: str, seconds: float) -> None:
-        """Count one of several items that went through a stage side by side."""
-        self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Count the time inside the block."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
-
-    def header(self) -> str:
-        """Return the stages as `Server-Timing` wants them, in milliseconds."""
-        return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in self.seconds.items())
-
-
 class RequestLog:
     """ASGI middleware, the outermost: gives each request an id and its timings, and logs and counts it when it has ended.
 
@@ -82,8 +58,7 @@ class RequestLog:
             return
         begun = time.perf_counter()
         name_request(scope)
-        state = scope["state"]
-        state["timings"] = timings = Timings()
+        state = request_state(scope)
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -92,13 +67,11 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 add_headers(scope, headers)
-                if state.get("fingerprint"):
-                    headers["X-Model-Fingerprint"] = state["fingerprint"]
-                if stages := timings.header():
+                if state.fingerprint:
+                    headers["X-Model-Fingerprint"] = state.fingerprint
+                if stages := state.timings.header():
                     headers["Server-Timing"] = stages
-                describe_request(
-                    state["request_id"], state.get("code"), timings.seconds
-                )  # its span ends with the answer
+                describe_request(state.request_id, state.code, state.timings.seconds)  # its span ends with the answer
             await send(message)
 
         try:
@@ -114,33 +87,34 @@ class RequestLog:
 
 def name_request(scope: Scope) -> None:
     """Give a request its id, once: the one that it offers, where it may."""
-    offered = Headers(scope=scope).get("x-request-id", "")
-    name = offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
-    scope.setdefault("state", {}).setdefault("request_id", name)
+    state = request_state(scope)
+    if not state.request_id:
+        offered = Headers(scope=scope).get("x-request-id", "")
+        state.request_id = offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
 
 
 def add_headers(scope: Scope, headers: MutableHeaders) -> None:
     """Add what every answer carries."""
-    headers["X-Request-Id"] = scope["state"]["request_id"]
+    headers["X-Request-Id"] = request_state(scope).request_id
     for name, value in (_HEADERS | _DOCS_HEADERS if scope["path"] == DOCS_PATH else _HEADERS).items():
         headers.setdefault(name, value)
 
 
 def record_request(scope: Scope, status: int, seconds: float, metrics: Metrics) -> None:
     """Log and count a request that has ended."""
-    state = scope["state"]
+    state = request_state(scope)
     route = getattr(scope.get("route"), "path", None)
-    metrics.request_ended(scope["method"], route, status, state.get("code"), seconds, state["timings"].seconds)
+    metrics.request_ended(scope["method"], route, status, state.code, seconds, state.timings.seconds)
     log.info(
         "request",
-        request_id=state["request_id"],
-        key=state.get("key"),
+        request_id=state.request_id,
+        key=state.key,
         method=scope["method"],
         path=scope.get("raw_path", b"").decode("latin-1")[:300],
         status=status,
-        code=state.get("code"),
+        code=state.code,
         ms=round(seconds * 1000, 2),
-        timings=state["timings"].header() or None,
+        timings=state.timings.header() or None,
     )
 
 

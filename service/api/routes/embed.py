@@ -26,6 +26,7 @@ from service.http.body_limits import hold
 from service.http.content_type import IMAGE, JSON, MULTIPART, kind_of
 from service.http.json_parts import PartsResponse, json_list, json_numbers
 from service.http.problems import item_problem, log_failure
+from service.http.request_state import request_state
 from service.settings import Settings
 
 router = APIRouter(prefix="/v1", tags=["embed"], route_class=ScopedRoute)
@@ -66,7 +67,7 @@ async def embed(
         raise answers[0]
     dtype = _npy_dtype(request.headers.get("accept", ""))
     fingerprint = model.fingerprint if output is None else model.artifact.fingerprint_for(output)
-    request.scope["state"]["fingerprint"] = fingerprint
+    request_state(request.scope).fingerprint = fingerprint
     if dtype is not None:
         # numpy's work and the file's are copies, for which the lock is let go or held for a moment
         matrix = await run_in_threadpool(lambda: to_npy(_matrix(answers, dtype)))

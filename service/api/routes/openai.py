@@ -20,6 +20,7 @@ from service.embedding.models import LoadedModel
 from service.errors import DimensionMismatch
 from service.http.bodies import check_count, decode_base64, path_text, read_json, strip_data_uri
 from service.http.content_type import json_only
+from service.http.request_state import request_state
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=ScopedRoute)
 
@@ -44,7 +45,7 @@ async def embeddings(request: Request) -> Response:
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     check_count(texts, service.settings.max_request_images, "images")
     model = service.models.asked(asked.model)
-    request.scope["state"]["fingerprint"] = model.fingerprint
+    request_state(request.scope).fingerprint = model.fingerprint
     if asked.dimensions not in (None, model.artifact.manifest.dimension):
         raise DimensionMismatch(
             f"the model gives {model.artifact.manifest.dimension} dimensions and not {asked.dimensions}; leave `dimensions` out."

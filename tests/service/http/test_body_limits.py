@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from service.api.requests import EmbedBody, PutPointsBody, QueryBatchBody, QueryBody, Request
+from service.api.requests import EmbedBody, PutPointsBody, QueryBatchBody, QueryBody, RequestModel
 from service.http.bodies import parse_json
 from service.http.body_limits import (
     BYTES_PER_KEY,
@@ -23,15 +23,15 @@ from service.http.body_limits import (
     COPIES_OF_FORM,
     COPIES_PARSED,
     COPIES_TAKEN,
-    RequestMemory,
     WithinMemory,
 )
+from service.http.request_memory import RequestMemory
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
 SIZE = 300_000
-TEXTS: dict[str, tuple[type[Request], str]] = {
+TEXTS: dict[str, tuple[type[RequestModel], str]] = {
     "zeros": (QueryBody, '{"vector":[' + "0," * (SIZE // 2) + "0]}"),
     "numbers": (QueryBody, '{"vector":[' + "0.1234567890123," * (SIZE // 16) + "0]}"),
     "objects": (QueryBody, '{"vector":[' + "{}," * (SIZE // 3) + "0]}"),

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import UnsupportedBody
-from service.http.body_limits import COPIES_OF_FORM, COPIES_PARSED, COPIES_TAKEN, RequestMemory, WithinMemory
+from service.http.body_limits import COPIES_OF_FORM, COPIES_PARSED, COPIES_TAKEN, WithinMemory
 from service.http.content_type import IMAGE, JSON, MULTIPART, NPY, declared_kind, json_only, kind_of
+from service.http.request_memory import RequestMemory
 from service.load_shedding import _holds_image
 
 KINDS = {

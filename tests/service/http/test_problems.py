@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.requests import Request
+from starlette.types import Scope
 from structlog.testing import capture_logs
 
 from backbone import errors as backbone_errors
 from service import errors
 from service.http.problems import error_of, item_problem, problem_response, status_of
+from service.http.request_state import request_state
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -75,11 +77,13 @@ def test_what_may_succeed_later_says_when(cls: type[Exception]) -> None:
 
 
 def test_a_surprise_says_nothing_of_the_inside_and_is_logged_without_paths() -> None:
+    scope: Scope = {"type": "http"}
+    request_state(scope).request_id = "r1"
     try:
         raise ValueError("inner words")  # noqa: TRY301
     except ValueError as error:
         with capture_logs() as logs:
-            answer = problem_response(Request({"type": "http", "state": {"request_id": "r1"}}), error)
+            answer = problem_response(Request(scope), error)
     problem = json.loads(answer.body)
     assert (answer.status_code, problem["code"], problem["request_id"]) == (500, "internal_error", "r1")
     assert "inner words" not in answer.body.decode()
