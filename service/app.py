@@ -2,7 +2,7 @@
 
 Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), the end of the service
 (`draining`), room for one more image (`early_refusal`),
-what a body announces (`announced`), memory (`request_memory`) and time (`receipt`) for it, paths as they were sent, the shape of 413.
+the limits of its body (`body_limits`), paths as they were sent, the shape of 413.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from service.api.routes import (
 )
 from service.http import problems, traces
 from service.http.auth import KeyCheck
-from service.http.body_limits import BodyInTime, WithinAnnounced, WithinMemory
+from service.http.body_limits import BodyLimits
 from service.http.keyring import Keyring
 from service.http.problems import TooLargeAsProblem
 from service.http.rate_limit import Rates
@@ -72,10 +72,9 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return the whole application."""
-        inner = TooLargeAsProblem(super().build_middleware_stack())
-        timed = BodyInTime(RawPath(inner), self.settings.body_timeout_s)
-        bounded = WithinMemory(timed, self.request_memory, self.settings.max_body_bytes)
-        roomy = RefuseWhileStopping(RefuseEarly(WithinAnnounced(bounded)), self.drain)
+        inner = RawPath(TooLargeAsProblem(super().build_middleware_stack()))
+        limited = BodyLimits(inner, self.request_memory, self.settings.max_body_bytes, self.settings.body_timeout_s)
+        roomy = RefuseWhileStopping(RefuseEarly(limited), self.drain)
         return RequestLog(KeyCheck(roomy, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
 
 

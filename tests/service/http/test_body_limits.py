@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -23,9 +24,10 @@ from service.http.body_limits import (
     COPIES_OF_FORM,
     COPIES_PARSED,
     COPIES_TAKEN,
-    WithinMemory,
+    BodyLimits,
 )
 from service.http.request_memory import RequestMemory
+from service.http.request_state import request_state
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -132,7 +134,7 @@ def test_s26_a_body_fits_or_does_not_and_what_it_held_is_free_again(content_type
         await gate.wait()
         await PlainTextResponse("read")(scope, receive, send)
 
-    middleware = WithinMemory(application, memory, 10**6)
+    middleware = BodyLimits(application, memory, 10**6, timeout_s=30)
 
     def asked(size: int) -> Asked:
         return Asked(middleware, b"x" * size, content_type, declare)
@@ -163,6 +165,63 @@ def test_s26_a_body_fits_or_does_not_and_what_it_held_is_free_again(content_type
         assert memory.held == 0
 
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_of_several_limits_that_a_request_passes_the_first_one_answers() -> None:
+    memory = RequestMemory(100)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    async def answered(announced: bool, body: bytes, wait_s: float) -> int | None:
+        """Return the status with which a request ends while its body is received, or before."""
+        sent: list[Message] = []
+        scope: Scope = {"type": "http", "path": "/", "method": "POST", "headers": [(b"content-type", b"image/png")]}
+
+        async def receive() -> Message:
+            request_state(scope).announced_too_large = announced
+            await asyncio.sleep(wait_s)
+            return {"type": "http.request", "body": body, "more_body": True}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        try:
+            await BodyLimits(application, memory, 10**6, timeout_s=0.05)(scope, receive, send)
+        except HTTPException as refusal:
+            return refusal.status_code
+        return sent[0]["status"] if sent else None
+
+    async def run() -> None:
+        small, large = b"x" * 10, b"x" * 51
+        memory.held = 50  # another request's
+        assert await answered(False, small, 0) is None
+        assert await answered(False, b"x" * 26, 0) == 503
+        assert await answered(False, large, 0) == 413
+        assert await answered(True, b"x" * 26, 0) == 413
+        assert await answered(True, large, 30) == 408
+        assert memory.held == 50
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_body_that_has_announced_too_much_is_answered_413_before_memory_is_asked() -> None:
+    memory = RequestMemory(100)
+    memory.held = 100  # so that it would be 503
+    sent: list[Message] = []
+    headers = [(b"content-type", b"image/png"), (b"content-length", b"1")]
+    scope: Scope = {"type": "http", "path": "/", "method": "POST", "headers": headers}
+    request_state(scope).announced_too_large = True
+
+    async def receive() -> Message:
+        raise AssertionError("nothing of its body is read")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(BodyLimits(PlainTextResponse("read"), memory, 10**6, timeout_s=30)(scope, receive, send))
+    assert sent[0]["status"] == 413
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_s26_values_of_json_count_before_they_are_parsed(make_client: Callable[..., TestClient]) -> None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import UnsupportedBody
-from service.http.body_limits import COPIES_OF_FORM, COPIES_PARSED, COPIES_TAKEN, WithinMemory
+from service.http.body_limits import COPIES_OF_FORM, COPIES_PARSED, COPIES_TAKEN, BodyLimits
 from service.http.content_type import IMAGE, JSON, MULTIPART, NPY, declared_kind, json_only, kind_of
 from service.http.request_memory import RequestMemory
 from service.load_shedding import _holds_image
@@ -76,7 +76,7 @@ def held_for(scope: Scope) -> int:
     async def nobody(message: Message) -> None:
         raise AssertionError
 
-    asyncio.run(WithinMemory(application, memory, 10**6)(scope, nothing, nobody))
+    asyncio.run(BodyLimits(application, memory, 10**6, timeout_s=30)(scope, nothing, nobody))
     return held
 
 
