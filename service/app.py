@@ -1,8 +1,7 @@
-"""The wiring: settings in, an ASGI application out. What is open while it runs is in `opened`.
+"""The wiring: settings in, an ASGI application out. What is open while it runs is in `lifespan`.
 
-Around the framework, from the outside: request id and log (`telemetry`), the key (`access`), the end of the service
-(`draining`), room for one more image (`early_refusal`),
-the limits of its body (`body_limits`), paths as they were sent, the shape of 413.
+Around the framework, from the outside: request id and log (`request_log`); who is let in (`gate`: the key, the end of the service, room
+for what is asked); the limits of a body (`body_limits`); paths as they were sent; the shape of 413.
 """
 
 from __future__ import annotations
@@ -34,13 +33,15 @@ from service.api.routes import (
 from service.http import problems, traces
 from service.http.auth import KeyCheck
 from service.http.body_limits import BodyLimits
+from service.http.draining import Drain
+from service.http.gate import Gate
 from service.http.keyring import Keyring
 from service.http.problems import TooLargeAsProblem
 from service.http.rate_limit import Rates
 from service.http.request_log import DOCS_PATH, RequestLog
 from service.http.request_memory import RequestMemory
 from service.lifespan import open_service
-from service.load_shedding import Drain, RefuseEarly, RefuseWhileStopping
+from service.load_shedding import overload_refusal
 from service.memory_budget import memory_ceiling
 from service.metrics import Metrics
 from service.settings import Settings
@@ -74,8 +75,9 @@ class Application(FastAPI):
         """Return the whole application."""
         inner = RawPath(TooLargeAsProblem(super().build_middleware_stack()))
         limited = BodyLimits(inner, self.request_memory, self.settings.max_body_bytes, self.settings.body_timeout_s)
-        roomy = RefuseWhileStopping(RefuseEarly(limited), self.drain)
-        return RequestLog(KeyCheck(roomy, self._keyring, Rates(self.settings.rate_per_s)), self.metrics)
+        key_check = KeyCheck(self._keyring, Rates(self.settings.rate_per_s))
+        gate = Gate(limited, key_check, self.drain.refusal, overload_refusal)  # cheapest first
+        return RequestLog(gate, self.metrics)
 
 
 class RawPath:

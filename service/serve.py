@@ -16,9 +16,9 @@ import uvicorn
 
 from service.app import Application, create_app
 from service.errors import PortInUse, SettingsInvalid
+from service.http.draining import DrainingServer
 from service.http.protocol import TimedProtocol
 from service.http.request_log import configure_logging
-from service.load_shedding import DrainingServer
 from service.settings import Settings
 
 _LAST_S = 1  # after the drain, for answers that are on their way to slow readers
@@ -67,7 +67,7 @@ def make_server(app: Application, settings: Settings) -> DrainingServer:
         ws="none",  # no route speaks it
         lifespan="off",  # entered by `serve`, so that what goes wrong in it keeps its type
         log_config=None,
-        access_log=False,  # `telemetry` writes one line a request
+        access_log=False,  # `request_log` writes one line a request
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_LAST_S,

@@ -1,7 +1,7 @@
-"""Who may ask for what: closed by default, in two places.
+"""Authentication by API key: closed by default, in two places.
 
 Every request needs a key but those to `/livez` and `/readyz`; also one for a route that does not exist, so that nothing about the
-service can be learned without it (`KeyCheck`, in front of everything). A key of scope `read` opens what changes nothing: GET, and
+service can be learned without it (`KeyCheck`, the first check of the gate). A key of scope `read` opens what changes nothing: GET, and
 what is marked `@reads`; all else needs `write` (`ScopedRoute`, the class of every route). Both answer before the body is read.
 """
 
@@ -11,13 +11,10 @@ import math
 from typing import Final
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
+from starlette.types import Scope
 
 from service.errors import TooManyRequests, Unauthorized
 from service.http.keyring import Keyring
-from service.http.problems import problem_response
 from service.http.rate_limit import Rates
 from service.http.request_state import request_state
 
@@ -25,23 +22,16 @@ OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # what an orchestrator ask
 
 
 class KeyCheck:
-    """ASGI middleware: answers 401 to whatever does not carry a valid key, and 429 to a key that asks too often."""
+    """A check of the gate: refuses whatever does not carry a valid key, and a key that asks too often."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, rates: Rates) -> None:
-        self._app = app
+    def __init__(self, keyring: Keyring, rates: Rates) -> None:
         self._keyring = keyring
         self._rates = rates
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS or (error := self._refusal(scope)) is None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await WebSocketClose()(scope, receive, send)
-        else:
-            await problem_response(Request(scope), error)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> Unauthorized | TooManyRequests | None:
+    def __call__(self, scope: Scope) -> Unauthorized | TooManyRequests | None:
+        """Return why a request or a websocket is refused; None where it may go on, and its state then says whose it is."""
+        if scope["path"] in OPEN_PATHS:
+            return None
         key = self._keyring.find(_presented(scope))
         if key is None:
             return Unauthorized(

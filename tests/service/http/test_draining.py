@@ -13,8 +13,10 @@ import httpx
 import pytest
 from pictures import encoded, picture
 
+from service.errors import Stopping
+
 if TYPE_CHECKING:
-    from service.load_shedding import DrainingServer
+    from service.http.draining import DrainingServer
     from service.settings import Settings
 
 IMAGE = {"content-type": "image/png"}
@@ -30,7 +32,8 @@ class Stopped:
 
         self._app = create_app(settings)
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.port = self._listening.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self.server: DrainingServer = make_server(self._app, settings)
         self.thread = threading.Thread(target=asyncio.run, args=(self._run(),), daemon=True)
         self.asking = threading.Thread(target=self._ask)
@@ -97,6 +100,38 @@ def test_s45_what_does_not_end_in_its_time_is_cut_off(
         assert not isinstance(service.answer, httpx.Response) or service.answer.status_code >= 500
         network_gate.set()  # else the embedder, too, would wait for its pass
     assert time.monotonic() - begun < 20
+
+
+def test_what_comes_after_the_stop_does_not_prolong_it(
+    make_settings: Callable[..., Settings], network_gate: threading.Event
+) -> None:
+    with Stopped(make_settings(write_timeout_s=60, drain_s=60), network_gate) as service, socket.socket() as idle:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idle.settimeout(1)
+        idle.connect(("127.0.0.1", service.port))
+        # Its answers are not read, so that at some time the service reads no more of it either.
+        with pytest.raises(TimeoutError):  # noqa: PT012
+            while True:
+                idle.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        network_gate.set()
+        service.asking.join(30)
+        service.thread.join(20)
+        assert not service.thread.is_alive()
+
+
+def test_a_drain_refuses_requests_and_neither_health_checks_nor_websockets() -> None:
+    from service.http.draining import Drain
+
+    drain = Drain()
+    assert drain.refusal({"type": "http", "path": "/v1/model"}) is None
+    drain.stopping = True
+    assert isinstance(drain.refusal({"type": "http", "path": "/v1/model"}), Stopping)
+    for scope in (
+        {"type": "http", "path": "/livez"},
+        {"type": "http", "path": "/readyz"},
+        {"type": "websocket", "path": "/"},
+    ):
+        assert drain.refusal(scope) is None
 
 
 def test_s45_a_stranger_learns_nothing_of_the_end(
