@@ -1,4 +1,4 @@
-"""The wiring: settings in, an ASGI application out. What is open while it runs is in `lifespan`.
+"""The ASGI application, wired from its settings. What is open while it runs is in `lifespan`.
 
 Around the framework, from the outside: request id and log (`request_log`); who is let in (`gate`: the key, the end of the service, room
 for what is asked); the limits of a body (`body_limits`); paths as they were sent; the shape of 413.
@@ -37,12 +37,12 @@ from service.http.draining import Drain
 from service.http.gate import Gate
 from service.http.keyring import Keyring
 from service.http.problems import TooLargeAsProblem
-from service.http.rate_limit import Rates
+from service.http.rate_limit import RateLimiter
 from service.http.request_log import DOCS_PATH, RequestLog
 from service.http.request_memory import RequestMemory
 from service.lifespan import open_service
 from service.load_shedding import overload_refusal
-from service.memory_budget import memory_ceiling
+from service.memory_budget import memory_budget
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -75,7 +75,7 @@ class Application(FastAPI):
         """Return the whole application."""
         inner = RawPath(TooLargeAsProblem(super().build_middleware_stack()))
         limited = BodyLimits(inner, self.request_memory, self.settings.max_body_bytes, self.settings.body_timeout_s)
-        key_check = KeyCheck(self._keyring, Rates(self.settings.rate_per_s))
+        key_check = KeyCheck(self._keyring, RateLimiter(self.settings.rate_per_s))
         gate = Gate(limited, key_check, self.drain.refusal, overload_refusal)  # cheapest first
         return RequestLog(gate, self.metrics)
 
@@ -141,14 +141,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 reason=model.choice.reason,
                 self_test_cosine=round(model.choice.cosine, 6),
             )
-        ceiling = memory_ceiling(app.settings, service.models.all())
-        app.metrics.watch("memory_ceiling_bytes", "The most memory that the service takes.", lambda: ceiling.total)
-        app.metrics.watch("request_memory_bytes", "What requests hold of theirs.", lambda: app.request_memory.held)
+        budget = memory_budget(app.settings, service.models.all())
+        app.metrics.watch("memory_ceiling_bytes", "The most memory that the service takes.", lambda: budget.total)
+        app.metrics.watch(
+            "request_memory_bytes", "What requests hold of theirs.", lambda: app.request_memory.held_bytes
+        )
         log.info(
             "ready",
             models=len(service.models.all()),
-            memory_ceiling_bytes=ceiling.total,
-            memory_ceiling=asdict(ceiling),
+            memory_ceiling_bytes=budget.total,
+            memory_ceiling=asdict(budget),
         )
         yield
     if app.spans is not None:

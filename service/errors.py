@@ -1,4 +1,6 @@
-"""Everything the service refuses, as one tree. Each class has a stable `code`; `service/http/problems.py` gives it a status.
+"""The errors of the service: everything that it refuses, as one tree.
+
+Each class has a stable `code`; `service/http/problems.py` gives it a status.
 
     ServiceError
     ├── Missing                what was asked for is not there
@@ -69,7 +71,7 @@ class ServiceError(Exception):
 
 
 class Missing(ServiceError):
-    """What was asked for is not there."""
+    """The thing that was asked for is not there."""
 
     code = "missing"
 
@@ -117,7 +119,7 @@ class ModelMissing(Missing):
 
 
 class Conflict(ServiceError):
-    """What is there does not go with what was asked for."""
+    """The request does not go with what is there."""
 
     code = "conflict"
 
@@ -255,7 +257,7 @@ class JobCancelled(ServiceError):
 
 
 class Unreadable(ServiceError):
-    """What came over HTTP cannot be read as a request."""
+    """The bytes that came over HTTP cannot be read as a request."""
 
     code = "unreadable"
 
@@ -329,7 +331,7 @@ class DeadlinePassed(Unavailable):
 
 
 class EmbedderRestarted(Unavailable):
-    """What computes was started anew while it was at this image."""
+    """The thread that computes was started anew while it was at this image."""
 
     code = "embedder_restarted"
 

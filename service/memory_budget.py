@@ -1,4 +1,4 @@
-"""The most memory that the service takes, reckoned from its settings once everything is open, so that a container can be given as much.
+"""The memory budget: the most that the service takes, reckoned from its settings once everything is open, for the size of a container.
 
 Collections come on top as they grow (their statistics say what each holds); so do, while they run, builds of indexes and clusterings,
 which have processes of their own.
@@ -20,12 +20,10 @@ from service.settings import Settings
 
 MiB: Final = 2**20
 DECODER_BYTES: Final = 80 * MiB  # Python, numpy and Pillow without an image; measured 45 to 60
-PASS_FACTOR: Final = (
-    32  # what a forward pass holds at a time, as a multiple of its output; measured 12 for a ViT-S in OpenVINO
-)
-ATTENTION_FACTOR: Final = (
-    3  # of the weights on disk: what OpenVINO takes for a second network, the one of pictures; measured 2.4 for a ViT-S
-)
+# What a forward pass holds at a time, as a multiple of its output; measured 12 for a ViT-S in OpenVINO:
+PASS_FACTOR: Final = 32
+# What OpenVINO takes for a second network, the one of pictures, as a multiple of the weights on disk; measured 2.4 for a ViT-S:
+ATTENTION_FACTOR: Final = 3
 SPARE_BYTES: Final = 512 * MiB  # searches, answers in socket buffers, and what allocators keep of what was freed
 
 
@@ -47,7 +45,7 @@ class MemoryBudget:
         return sum(asdict(self).values())
 
 
-def memory_ceiling(settings: Settings, models: Sequence[LoadedModel]) -> MemoryBudget:
+def memory_budget(settings: Settings, models: Sequence[LoadedModel]) -> MemoryBudget:
     """Return what the service takes at most with these models loaded."""
     processes = len(models) * (settings.decode_workers or usable_cores())
     return MemoryBudget(

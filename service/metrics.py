@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus: requests, refusals by code, the time of each stage, batches, the queue, decoders.
+"""Prometheus metrics: requests, refusals by code, the time of each stage, batches, the queue, decoders.
 
 No label holds anything that a caller chose: routes are templates, methods and codes come from short lists of ours.
 """

@@ -1,4 +1,4 @@
-"""Run the service: own the port, open everything, answer until SIGTERM, let running requests end, exit 0."""
+"""The process of the service: it owns the port, opens everything, answers until SIGTERM, lets running requests end, and exits 0."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.http.protocol import TimedProtocol
 from service.http.request_log import configure_logging
 from service.settings import Settings
 
-_LAST_S = 1  # after the drain, for answers that are on their way to slow readers
+_GRACE_S = 1  # after the drain, for answers that are on their way to slow readers
 _SWITCH_S = 0.001  # after which a thread hands the interpreter on to the event loop; Python's own 5 ms is all that a refusal may take
 _BACKLOG = 2048  # connections that may wait while the model loads; uvicorn's own default
 
@@ -35,7 +35,7 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda url: None
 
     Raises:
         PortInUse: another program listens there.
-        BackboneError, ServiceError: what `app.open_service` cannot open.
+        BackboneError, ServiceError: what `lifespan.open_service` cannot open.
     """
     configure_logging(settings.log_level)
     sys.setswitchinterval(_SWITCH_S)
@@ -70,7 +70,7 @@ def make_server(app: Application, settings: Settings) -> DrainingServer:
         access_log=False,  # `request_log` writes one line a request
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=_LAST_S,
+        timeout_graceful_shutdown=_GRACE_S,
     )
     return DrainingServer(config, app.drain, settings.drain_s)
 

@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the settings: `python -m service.settings_docs > docs/configuration.md`."""
+"""The documentation of the settings, made from them: `python -m service.settings_docs > docs/configuration.md`."""
 
 from __future__ import annotations
 

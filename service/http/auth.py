@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from service.errors import TooManyRequests, Unauthorized
 from service.http.keyring import Keyring
-from service.http.rate_limit import Rates
+from service.http.rate_limit import RateLimiter
 from service.http.request_state import request_state
 
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # what an orchestrator asks, which has no key
@@ -24,9 +24,9 @@ OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # what an orchestrator ask
 class KeyCheck:
     """A check of the gate: refuses whatever does not carry a valid key, and a key that asks too often."""
 
-    def __init__(self, keyring: Keyring, rates: Rates) -> None:
+    def __init__(self, keyring: Keyring, rate_limiter: RateLimiter) -> None:
         self._keyring = keyring
-        self._rates = rates
+        self._rate_limiter = rate_limiter
 
     def __call__(self, scope: Scope) -> Unauthorized | TooManyRequests | None:
         """Return why a request or a websocket is refused; None where it may go on, and its state then says whose it is."""
@@ -39,7 +39,7 @@ class KeyCheck:
             )
         state = request_state(scope)
         state.key, state.key_scope = key.name, key.scope
-        if wait_s := self._rates.wait_s(key.name):
+        if wait_s := self._rate_limiter.wait_s(key.name):
             return TooManyRequests("this key asks too often; slow down.", retry_after_s=math.ceil(wait_s))
         return None
 

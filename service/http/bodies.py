@@ -1,4 +1,4 @@
-"""From an HTTP body to images, vectors and models of `service.api.requests`: base64, multipart, npy, percent-encoding.
+"""HTTP bodies as plain values, images, vectors and pydantic models: from JSON, base64, multipart, npy and percent-encoding.
 
 Nothing here looks into an image. What a request says about itself is checked before anything of it is decoded.
 """
@@ -28,7 +28,7 @@ from starlette.requests import Request
 from backbone.errors import EmptyImage, UnsupportedImageType
 from service.concurrency.cooperative import Yielder
 from service.errors import InvalidVector, MalformedRequest, TooManyItems
-from service.http.large_json import MOST_VALUES, SLICE_BYTES, parse_bounded, parse_large
+from service.http.large_json import MAX_VALUES, SLICE_BYTES, parse_bounded, parse_large
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -58,26 +58,28 @@ class JsonRequest(Request):
         return await super().json() if len(text) <= SLICE_BYTES else await parse_bounded(text)
 
 
-async def read_json(request: Request, model: type[M], most: int = MOST_VALUES) -> M:
+async def read_json(request: Request, model: type[M], max_items: int = MAX_VALUES) -> M:
     """Return the body as `model`.
 
     Raises:
         RequestValidationError: not JSON, or not of that shape.
-        TooManyItems: its long list has more than `most`.
+        TooManyItems: its long list has more than `max_items`.
     """
-    return await parse_json(await request.body(), model, most)
+    return await parse_json(await request.body(), model, max_items)
 
 
-async def parse_json(text: bytes, model: type[M], most: int = MOST_VALUES) -> M:
+async def parse_json(text: bytes, model: type[M], max_items: int = MAX_VALUES) -> M:
     """Return JSON text as `model`; raises as `read_json`."""
-    with _told():
+    with _as_validation_error():
         return (
-            await parse_large(text, model, most) if len(text) > SLICE_BYTES else model.model_validate(from_json(text))
+            await parse_large(text, model, max_items)
+            if len(text) > SLICE_BYTES
+            else model.model_validate(from_json(text))
         )
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_validation_error() -> Iterator[None]:
     """Raise what parsing raises as the framework's own error for bodies."""
     try:
         yield
@@ -194,15 +196,15 @@ async def form_text(form: FormData, name: str) -> bytes:
     return await parts[0].read() if isinstance(parts[0], UploadFile) else parts[0].encode(errors="surrogatepass")
 
 
-def check_count(items: Sequence[object], most: int, what: str) -> None:
-    """Refuse a request with more than `most` items. Raises TooManyItems."""
-    if len(items) > most:
-        raise too_many(what, most)
+def check_count(items: Sequence[object], max_items: int, what: str) -> None:
+    """Refuse a request with more than `max_items` items. Raises TooManyItems."""
+    if len(items) > max_items:
+        raise too_many(what, max_items)
 
 
-def too_many(what: str, most: int) -> TooManyItems:
-    """Return the error for more than `most` items of a kind."""
-    return TooManyItems(f"the request has more than {most:,} {what}, the limit; send it in parts.")
+def too_many(what: str, max_items: int) -> TooManyItems:
+    """Return the error for more than `max_items` items of a kind."""
+    return TooManyItems(f"the request has more than {max_items:,} {what}, the limit; send it in parts.")
 
 
 def parse_npy(data: bytes) -> NDArray[np.float32]:

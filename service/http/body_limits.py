@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.content_type import IMAGE, MULTIPART, NPY, declared_kind
 from service.http.problems import http_response
-from service.http.request_memory import Holding, RequestMemory
+from service.http.request_memory import RequestMemory, Reservation
 from service.http.request_state import RequestState, request_state
 
 # Measured peaks, rounded up. A body that is taken as it is exists in chunks and joined; a form as files, as their bytes, and in chunks;
@@ -40,11 +40,11 @@ BYTES_PER_OBJECT: Final = 800
 _COPIES: Final[dict[str | None, int]] = {IMAGE: COPIES_TAKEN, NPY: COPIES_TAKEN, MULTIPART: COPIES_OF_FORM}
 
 
-def hold(request: Request, more: int) -> None:
-    """Hold so much more memory for a request: for its answer, before that is made. Raises HTTPException as `Holding.grow`."""
-    holding = request_state(request.scope).holding
-    assert holding is not None  # every route is inside of BodyLimits
-    holding.grow(more)
+def hold(request: Request, more_bytes: int) -> None:
+    """Hold so much more memory for a request: for its answer, before that is made. Raises HTTPException as `Reservation.grow`."""
+    reservation = request_state(request.scope).reservation
+    assert reservation is not None  # every route is inside of BodyLimits
+    reservation.grow(more_bytes)
 
 
 class BodyLimits:
@@ -69,8 +69,8 @@ class BodyLimits:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         arrived, complete = 0, False
 
-        with Holding(self._memory) as holding:
-            state.holding = holding
+        with Reservation(self._memory) as reservation:
+            state.reservation = reservation
 
             async def receive_within() -> Message:
                 nonlocal arrived, complete
@@ -80,13 +80,13 @@ class BodyLimits:
                 if body := message.get("body"):
                     beyond = max(0, arrived + len(body) - max(declared, arrived))  # what was not declared
                     arrived += len(body)
-                    holding.grow(copies * beyond + (bytes_of_values(body) if copies == COPIES_PARSED else 0))
+                    reservation.grow(copies * beyond + (bytes_of_values(body) if copies == COPIES_PARSED else 0))
                 complete = not message.get("more_body", False)
                 return message
 
             try:
                 _check_announced(state)
-                holding.grow(copies * declared)
+                reservation.grow(copies * declared)
             except HTTPException as refusal:
                 await http_response(Request(scope), refusal)(scope, receive, send)
             else:

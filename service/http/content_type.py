@@ -1,4 +1,4 @@
-"""What a request says that its body is: one reading of it, for the route that takes it, for its memory and for early refusals.
+"""The content type of a body: one reading of it, for the route that takes the body, for its memory and for load shedding.
 
 Two readings would let one body through as two things: counted as an image, say, and parsed as JSON.
 """

@@ -1,4 +1,4 @@
-"""Large answers in parts: neither are they written as JSON in one go, nor copied as a whole on their way out."""
+"""JSON answers in parts: large ones are neither written in one go, nor copied as a whole on their way out."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from starlette.types import Receive, Scope, Send
 from service.concurrency.cooperative import Yielder
 
 _BLOCK_NUMBERS: Final = 2**16  # which take 2 milliseconds to write
-
-
-_LEAST_BYTES: Final = 64 * 1024  # sent at once
+_MIN_PART_BYTES: Final = 64 * 1024  # sent at once
 
 
 class PartsResponse(Response):
@@ -43,7 +41,7 @@ def _joined(parts: Sequence[bytes]) -> Iterator[bytes]:
     for part in parts:
         waiting.append(part)
         size += len(part)
-        if size >= _LEAST_BYTES:
+        if size >= _MIN_PART_BYTES:
             yield b"".join(waiting)
             waiting, size = [], 0
     yield b"".join(waiting)

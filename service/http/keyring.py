@@ -1,4 +1,4 @@
-"""The keys that open this service: the configured one, and those of the data directory, read again when their file changes."""
+"""The key ring of a service: the configured key, and those of the data directory, read again when their file changes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Keyring:
         self._data = settings.data
         key = settings.key()
         self._configured = None if key is None else Key(CONFIGURED, "write", digest_of(key), 0.0)
-        self._seen = _state_of(self._data / KEYS_NAME)
+        self._version = _version_of(self._data / KEYS_NAME)
         self._keys = self._by_hash(read_keys(self._data))
         self._open = not self._keys
         if self._open:
@@ -53,10 +53,10 @@ class Keyring:
 
     def _refresh(self) -> None:
         """Read the file again where it is another one. What cannot be read changes nothing, and is said once."""
-        state = _state_of(self._data / KEYS_NAME)
-        if state == self._seen:
+        version = _version_of(self._data / KEYS_NAME)
+        if version == self._version:
             return
-        self._seen = state
+        self._version = version
         try:
             self._keys = self._by_hash(read_keys(self._data))
         except (KeysInvalid, StorageFailed) as error:
@@ -65,8 +65,8 @@ class Keyring:
             log.info("keys_read", keys=len(self._keys))
 
 
-def _state_of(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes with a file: it is replaced as a whole, so its number does."""
+def _version_of(path: Path) -> tuple[int, int, int] | None:
+    """Return the version of a file, None without one: it is replaced as a whole, so its inode changes."""
     try:
         found = os.stat(path)  # noqa: PTH116 - at every request: half the time of Path.stat
     except OSError:

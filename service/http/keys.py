@@ -1,4 +1,4 @@
-"""The keys of a data directory: who may ask, as hashes in a small file that `dinodex keys` writes and a running service reads again.
+"""API keys of a data directory: who may ask, as hashes in a small file that `dinodex keys` writes and a running service reads again.
 
 A key is 256 random bits, so nobody finds it from its SHA-256 by trying; a slow hash is for what people think up. It is shown once, when
 it is made. Two keys overlap for as long as a rotation takes: add the new one, change over, revoke the old one.
@@ -36,7 +36,7 @@ _DAY_S: Final = 86_400
 
 @dataclass(frozen=True)
 class Key:
-    """What is kept of a key."""
+    """The record of a key: everything that is kept of it."""
 
     name: str  # who or what it is for
     scope: Scope
@@ -50,7 +50,7 @@ class Key:
 
 
 def digest_of(key: bytes) -> str:
-    """Return what is kept of a key."""
+    """Return the hash that is kept of a key."""
     return hashlib.sha256(key).hexdigest()
 
 
@@ -66,7 +66,7 @@ def add_key(data: Path, name: str, scope: Scope, expires_days: float | None = No
         raise InvalidName(f"a key's name is 1 to {MAX_NAME_CHARS} printable characters; choose another.")
     if name in (CONFIGURED, ANONYMOUS_NAME):  # they would share their rate, and nobody could tell them apart in the log
         raise InvalidName(f"the name {name!r} is what the service calls a caller of its own; choose another.")
-    with _changing(data, making=True) as keys:
+    with _locked_keys(data, create=True) as keys:
         if name in keys:
             raise KeyConflict(f"there is a key named {name!r}; choose another name, or revoke it first.")
         now = time.time()
@@ -78,7 +78,7 @@ def add_key(data: Path, name: str, scope: Scope, expires_days: float | None = No
 
 def revoke_key(data: Path, name: str) -> None:
     """Take a key away, durably. Raises KeyMissing, KeysInvalid, StorageFailed."""
-    with _changing(data) as keys:
+    with _locked_keys(data) as keys:
         if keys.pop(name, None) is None:
             raise KeyMissing(f"there is no key named {name!r}; `dinodex keys list` shows them.")
 
@@ -111,10 +111,10 @@ def _parsed(held: dict[str, Any]) -> list[Key]:
 
 
 @contextmanager
-def _changing(data: Path, making: bool = False) -> Iterator[dict[str, Key]]:
-    """Yield the keys by name, alone; write what is left of them. `making`: make the directory where it is missing."""
+def _locked_keys(data: Path, create: bool = False) -> Iterator[dict[str, Key]]:
+    """Yield the keys by name, alone; write what is left of them. `create`: make the directory where it is missing."""
     try:
-        if making:
+        if create:
             make_directory(data)
         descriptor = os.open(data / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

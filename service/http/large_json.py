@@ -1,4 +1,4 @@
-"""Large JSON without holding up everybody else: a parser is done with a text in one go, and no other thread gets between.
+"""Large JSON, parsed in slices: a parser is done with a text in one go, and no other thread gets between.
 
 So the one long list that a large body has (points, queries, images, the numbers of a vector) is cut at its commas; each slice is parsed
 and checked by itself. Between two of them the event loop answers others, and after the first wrong one nothing more is parsed.
@@ -25,9 +25,8 @@ M = TypeVar("M", bound=BaseModel)
 
 SLICE_BYTES: Final = 32 * 1024  # at most 16,384 numbers or 3,000 points: 2 or 10 milliseconds to parse and check
 COUNTED_BYTES: Final = 2**20  # of these the values are counted in one go, in a millisecond
-MOST_VALUES: Final = (
-    2**18
-)  # of what cannot be cut, such as one point: some 20 milliseconds; a point has a thousandth of it
+# Of what cannot be cut, such as one point, which has a thousandth of it: some 20 milliseconds.
+MAX_VALUES: Final = 2**18
 _ESCAPED: Final = ((b"\\\\", b".."), (b'\\"', b".."))  # a backslash, and a quote that ends nothing
 
 
@@ -45,12 +44,12 @@ class LongList:
         return ((before + 1, after) for before, after in pairwise(edges))
 
 
-async def parse_large(text: bytes, model: type[M], most: int) -> M:
+async def parse_large(text: bytes, model: type[M], max_items: int) -> M:
     """Return JSON as `model`.
 
     Raises:
         ValueError: it is none; as pydantic's ValidationError, it has another shape.
-        TooManyItems: the long list has more than `most`.
+        TooManyItems: the long list has more than `max_items`.
         HTTPException: 413, a part that cannot be cut has more values than anything that is taken here.
     """
     long = await find_long_list(text)
@@ -72,10 +71,10 @@ async def parse_large(text: bytes, model: type[M], most: int) -> M:
         try:
             checked = model.model_validate({**rest, key: items})
         except ValidationError as error:
-            raise _counted(error, key, len(found)) from error
+            raise _with_offset(error, key, len(found)) from error
         found += getattr(checked, key, items)
-        if len(found) > most:
-            raise TooManyItems(f"{key[:100]} has more than {most:,} items, the limit; send them in parts.")
+        if len(found) > max_items:
+            raise TooManyItems(f"{key[:100]} has more than {max_items:,} items, the limit; send them in parts.")
         await asyncio.sleep(0)
     return checked.model_copy(update={key: found})
 
@@ -95,18 +94,18 @@ async def _bound_values(text: bytes) -> None:
     values = 0
     for start in range(0, len(text), COUNTED_BYTES):
         values += sum(text.count(sign, start, start + COUNTED_BYTES) for sign in (b",", b"["))
-        if values > MOST_VALUES:
+        if values > MAX_VALUES:
             raise HTTPException(413)
         await asyncio.sleep(0)
 
 
-def _counted(error: ValidationError, key: str, before: int) -> ValidationError:
+def _with_offset(error: ValidationError, key: str, offset: int) -> ValidationError:
     """Return the error with the items of its list counted from the first one of the whole."""
     details: list[Any] = error.errors(include_url=False)
     for each in details:
         name, *places = each["loc"]
         if name == key and places and isinstance(places[0], int):
-            each["loc"] = (name, before + places[0], *places[1:])
+            each["loc"] = (name, offset + places[0], *places[1:])
     return ValidationError.from_exception_data(error.title, details)
 
 

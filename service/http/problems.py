@@ -1,4 +1,4 @@
-"""Errors as answers: the one place that maps both error trees to status codes, and the one shape they have (RFC 9457).
+"""Problem details (RFC 9457): the one place that maps both error trees to status codes, and the one shape of errors as answers.
 
 400 cannot be read · 401 no key · 403 a key of too little scope · 404 unknown · 405 · 408 a body that is too slow · 409 does not go with
 what is there · 413 too much · 415 not an accepted type · 422 refused for what it says · 429 this key asks too often · 431 headers too
@@ -51,7 +51,7 @@ STATUS: dict[type[Exception], int] = {
 }
 RETRY_AFTER_S: dict[type[Exception], int] = {
     errors.Saturated: 1,  # a full queue is a few seconds of work, and half of it will do
-    errors.DeadlinePassed: 5,  # what was before it in the line is done by then
+    errors.DeadlinePassed: 5,  # what was before it in the queue is done by then
     errors.EmbedderRestarted: 1,
     errors.DecoderUnavailable: 1,  # connections that end give descriptors back
     errors.Stopping: 5,  # what another instance, or this one again, needs to be ready

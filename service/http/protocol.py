@@ -105,20 +105,20 @@ class TimedProtocol(H11Protocol):
         self.conn = StrictConnection(_MAX_HEADER_BYTES)
         self._settings = settings
         self._metrics = metrics
-        self._receiving: asyncio.TimerHandle | None = None  # until what is being received must be there
-        self._received_state: object = None  # the part of a request that this is for
-        self._writing: asyncio.TimerHandle | None = None
-        self._unsent_bytes = 0  # when `_writing` was set
+        self._receive_timer: asyncio.TimerHandle | None = None  # until what is being received must be there
+        self._timed_state: object = None  # the part of a request that this is for
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._unsent_bytes = 0  # when `_write_timer` was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for headers."""
         super().connection_made(transport)
-        self._watch_receipt()
+        self._set_receive_timer()
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and wait for what comes next."""
         super().data_received(data)
-        self._watch_receipt()
+        self._set_receive_timer()
 
     def handle_events(self) -> None:
         """Take what the bytes that came are; an application that waits for a body hears at once that it will be too large."""
@@ -153,43 +153,43 @@ class TimedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Begin to wait for the caller to read."""
         super().pause_writing()
-        self._watch_writing()
+        self._set_write_timer()
 
     def resume_writing(self) -> None:
         """Go on: enough was read."""
         super().resume_writing()
-        if self._writing is not None:
-            self._writing.cancel()
-            self._writing = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
-        for timer in (self._receiving, self._writing):
+        for timer in (self._receive_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
-    def _watch_receipt(self) -> None:
+    def _set_receive_timer(self) -> None:
         """Give headers, or a body, their time once: what comes in between does not prolong it."""
         state = self.conn.their_state
-        if self._receiving is not None and state is self._received_state:
+        if self._receive_timer is not None and state is self._timed_state:
             return
-        if self._receiving is not None:
-            self._receiving.cancel()
-            self._receiving = None
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
         if state is h11.IDLE:
-            self._receiving = self.loop.call_later(self._settings.header_timeout_s, self.transport.abort)
+            self._receive_timer = self.loop.call_later(self._settings.header_timeout_s, self.transport.abort)
         elif state is h11.SEND_BODY:
-            self._receiving = self.loop.call_later(self._settings.body_timeout_s + _GRACE_S, self.transport.abort)
-        self._received_state = state
+            self._receive_timer = self.loop.call_later(self._settings.body_timeout_s + _GRACE_S, self.transport.abort)
+        self._timed_state = state
 
-    def _watch_writing(self) -> None:
+    def _set_write_timer(self) -> None:
         self._unsent_bytes = self.transport.get_write_buffer_size()
-        self._writing = self.loop.call_later(self._settings.write_timeout_s, self._cut_if_nothing_was_read)
+        self._write_timer = self.loop.call_later(self._settings.write_timeout_s, self._abort_if_nothing_was_read)
 
-    def _cut_if_nothing_was_read(self) -> None:
+    def _abort_if_nothing_was_read(self) -> None:
         if self.transport.get_write_buffer_size() < self._unsent_bytes:
-            self._watch_writing()
+            self._set_write_timer()
         else:
             self.transport.abort()
 

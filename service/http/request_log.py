@@ -1,4 +1,4 @@
-"""What a request was and what it cost: its id, one JSON log line, `Server-Timing`, the counters."""
+"""The request log: what each request was and what it cost, as its id, one JSON log line, `Server-Timing` and the counters."""
 
 from __future__ import annotations
 
@@ -160,5 +160,5 @@ def configure_logging(level: str) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out the web server's line about what is no HTTP: `unreadable` writes one that says which."""
+    """Leave out the web server's line about what is no HTTP: `protocol` has one written that says which."""
     return record.msg != "Invalid HTTP request received."

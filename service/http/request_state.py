@@ -11,7 +11,7 @@ from typing import Final
 from starlette.types import Scope
 
 from service.http.keys import Scope as KeyScope
-from service.http.request_memory import Holding
+from service.http.request_memory import Reservation
 
 _PLACE: Final = "dinodex"  # in the ASGI state, beside what a lifespan may have put there
 
@@ -42,14 +42,14 @@ class Timings:
 
 @dataclass
 class RequestState:
-    """What is known of one request so far."""
+    """The facts about one request so far."""
 
     request_id: str = ""  # empty until it has one
     timings: Timings = field(default_factory=Timings)
     key: str | None = None  # the name of the key that it carries
     key_scope: KeyScope | None = None
     announced_too_large: bool = False  # a chunk of its body says that it will be
-    holding: Holding | None = None  # its part of the memory of all requests
+    reservation: Reservation | None = None  # its part of the memory of all requests
     fingerprint: str | None = None  # of the model that its answer names
     code: str | None = None  # of the error that it is answered with
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a span for each request with its stages, where the environment names a collector; nothing at all otherwise.
+"""OpenTelemetry traces: a span for each request with its stages, where the environment names a collector; nothing otherwise.
 
 The variables are OpenTelemetry's own: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and so on. FastAPI makes the
 spans.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.embedding.models import load_model
-from service.memory_budget import PASS_FACTOR, memory_ceiling
+from service.memory_budget import PASS_FACTOR, memory_budget
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -78,7 +78,7 @@ def test_the_ceiling_of_memory_is_the_sum_of_what_may_be_taken(make_settings: Ca
     settings = make_settings(decode_workers=3, queue_images=64, batch_images=10, request_memory_bytes=10**9)
     model = load_model(settings, settings.artifact[0])
     try:
-        reckoned = memory_ceiling(settings, [model, model])
+        reckoned = memory_budget(settings, [model, model])
     finally:
         model.embedder.close()
     assert reckoned.requests == 10**9

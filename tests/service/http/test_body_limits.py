@@ -144,25 +144,25 @@ def test_s26_a_body_fits_or_does_not_and_what_it_held_is_free_again(content_type
         await too_much()
         assert too_much.left == (11 if declare else 0)  # a declared one is refused before its first byte is read
         assert too_much.sent[0]["status"] == 413 if declare else not too_much.sent
-        assert memory.held == 0
+        assert memory.held_bytes == 0
 
         first = asyncio.create_task(asked(9_000)())
-        while memory.held < copies * 9_000:
+        while memory.held_bytes < copies * 9_000:
             await asyncio.sleep(0)
         second = asked(1_001)
         await second()
         assert second.left == (2 if declare else 0)
-        assert memory.held == copies * 9_000
+        assert memory.held_bytes == copies * 9_000
         if declare:
             assert second.sent[0]["status"] == 503
             assert dict(second.sent[0]["headers"])[b"retry-after"] == b"1"
             assert json.loads(second.sent[1]["body"])["code"] == "saturated"
         third = asyncio.create_task(asked(1_000)())
-        while memory.held < memory.most:
+        while memory.held_bytes < memory.limit_bytes:
             await asyncio.sleep(0)
         gate.set()
         assert await asyncio.gather(first, third) == [200, 200]
-        assert memory.held == 0
+        assert memory.held_bytes == 0
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
@@ -194,20 +194,20 @@ def test_of_several_limits_that_a_request_passes_the_first_one_answers() -> None
 
     async def run() -> None:
         small, large = b"x" * 10, b"x" * 51
-        memory.held = 50  # another request's
+        memory.held_bytes = 50  # another request's
         assert await answered(False, small, 0) is None
         assert await answered(False, b"x" * 26, 0) == 503
         assert await answered(False, large, 0) == 413
         assert await answered(True, b"x" * 26, 0) == 413
         assert await answered(True, large, 30) == 408
-        assert memory.held == 50
+        assert memory.held_bytes == 50
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def test_a_body_that_has_announced_too_much_is_answered_413_before_memory_is_asked() -> None:
     memory = RequestMemory(100)
-    memory.held = 100  # so that it would be 503
+    memory.held_bytes = 100  # so that it would be 503
     sent: list[Message] = []
     headers = [(b"content-type", b"image/png"), (b"content-length", b"1")]
     scope: Scope = {"type": "http", "path": "/", "method": "POST", "headers": headers}

@@ -68,7 +68,7 @@ def held_for(scope: Scope) -> int:
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal held
-        held = memory.held
+        held = memory.held_bytes
 
     async def nothing() -> Message:
         raise AssertionError

@@ -19,7 +19,7 @@ from service.api.requests import EmbedBody, PutPointsBody, QueryBatchBody, Query
 from service.errors import TooManyItems
 from service.http import large_json
 from service.http.bodies import decode_base64, parse_json
-from service.http.large_json import MOST_VALUES, SLICE_BYTES, find_long_list, parse_large
+from service.http.large_json import MAX_VALUES, SLICE_BYTES, find_long_list, parse_large
 
 TEXT = ['"', "\\", "\\\\", '\\"', "[", "]", "{", "}", ",", ":", "ü", "é", "\\u0041", " ", "a"]
 
@@ -91,7 +91,7 @@ def test_s21_more_items_than_are_taken_are_not_parsed_to_their_end() -> None:
 
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_s21_one_item_of_more_values_than_anything_has_is_413(beyond: int) -> None:
-    numbers = "0," * (MOST_VALUES - 4 + beyond) + "0"  # and the brackets of the point and of the two lists around it
+    numbers = "0," * (MAX_VALUES - 4 + beyond) + "0"  # and the brackets of the point and of the two lists around it
     text = f'{{"points":[{{"id":"a","vector":[{numbers}]}}]}}'.encode()
     try:
         point = asyncio.run(parse_json(text, PutPointsBody)).points[0]

@@ -30,7 +30,7 @@ def port(tiny_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> I
 
     settings = load_settings(
         artifact=tiny_artifact.path,
-        data=tmp_path_factory.mktemp("receipt") / "data",
+        data=tmp_path_factory.mktemp("protocol") / "data",
         allow_anonymous=True,
         runtime="torch",
         precision="fp32",
