@@ -1,5 +1,5 @@
-"""The examples of the document: requests that work as they stand, one after another, on a collection of four pictures of animals,
-and what they are answered like.
+"""Examples of the OpenAPI document: requests that work as they stand, one after another, on a collection of four pictures of animals,
+and their answers.
 
 The requests are written for the model that is loaded, so that a vector has as many numbers as its vectors have. The answers are put
 together by hand. The ids of clusterings and jobs are the service's own; those shown here have their form only.
@@ -12,6 +12,8 @@ from typing import Any, Final
 PICTURE: Final = (  # four grey pixels as PNG, in base64
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNg+M/Q4AAABUIBwHA2NtYAAAAASUVORK5CYII="
 )
+_JOB: Final = "0f8b5c1d2e3a4b5c8d9e0f1a2b3c4d5e"
+_TRAIN: Final = {"split": "train", "year": 2023}
 _CATS: Final = {"must": [{"key": "label", "match": {"value": "cat"}}]}
 _FILTERS: Final[dict[str, Any]] = {
     "by label": _CATS,
@@ -28,9 +30,9 @@ def parameters(model: str) -> dict[str, Any]:
         "id": "cat/1.png",
         "g": "1",
         "n": 0,
-        "job": "0f8b5c1d2e3a4b5c8d9e0f1a2b3c4d5e",
+        "job": _JOB,
         "label": "cat",
-        "payload": {"split": "train", "year": 2023},
+        "payload": _TRAIN,
         "replace": True,
         "filter": _CATS,
         "kind": "attention",
@@ -112,7 +114,6 @@ def _vector(dimension: int, *first: float) -> list[float]:
 _FINGERPRINT: Final = "8559dca0afcb67aaf52c955d74dac0a645006a067ff9b7db1431f12081499886"
 _NAME: Final = "vit_small_patch16-8559dca0afcb"
 _VECTOR: Final = [0.5, -0.5, 0.5, -0.5]
-_JOB: Final = "0f8b5c1d2e3a4b5c8d9e0f1a2b3c4d5e"
 _MADE_AT: Final = 1767225600.0
 
 _MODEL: Final = {
@@ -138,7 +139,7 @@ _COLLECTION: Final = {
     "building": False,
     "model_loaded": True,
 }
-_CAT: Final = {"id": "cat/1.png", "label": "cat", "payload": {"split": "train", "year": 2023}}
+_CAT: Final = {"id": "cat/1.png", "label": "cat", "payload": _TRAIN}
 _HITS: Final = [
     {"id": "cat/2.png", "score": 0.98058, "label": "cat", "payload": {"split": "test", "year": 2024}},
     {"id": "dog/2.png", "score": 0.19612, "label": "dog", "payload": {"split": "test", "year": 2025}},
@@ -272,7 +273,7 @@ ANSWERS: Final[dict[str, Any]] = {  # by the name of their model
     "ClustersAnswer": {"result": [_CLUSTER]},
     "ClusterOutliersAnswer": {
         "result": [
-            {"id": "cat/1.png", "score": 0.99513, "cluster": 0, "label": "cat", "payload": _CAT["payload"]},
+            {"id": "cat/1.png", "score": 0.99513, "cluster": 0, "label": "cat", "payload": _TRAIN},
         ],
         "next_cursor": None,
     },

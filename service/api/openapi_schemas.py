@@ -1,4 +1,4 @@
-"""Schemas of the filter language (`service/store/filters.py`) and of payloads (`service/store/payloads.py`), in the document.
+"""JSON schemas of filters (`service/store/filters.py`) and of payloads (`service/store/payloads.py`) for the OpenAPI document.
 
 How deep either may be, and how long a list or a text, is said there alone.
 """
@@ -10,8 +10,11 @@ from typing import Any, Final
 from service.store.filters import MAX_TEXT_CHARS
 
 FILTER: Final[dict[str, Any]] = {"$ref": "#/components/schemas/Filter"}
+PAYLOAD: Final[dict[str, Any]] = {"$ref": "#/components/schemas/Payload"}
+
+_ANY_TEXT: Final = r"^[^\u0000]*$"
 _CONDITIONS: Final = {"type": "array", "items": {"$ref": "#/components/schemas/Condition"}}
-_TEXT: Final = {"type": "string", "maxLength": MAX_TEXT_CHARS, "pattern": r"^[^\u0000]*$"}
+_TEXT: Final = {"type": "string", "maxLength": MAX_TEXT_CHARS, "pattern": _ANY_TEXT}
 _NUMBER: Final = {"type": "number"}
 _SCALAR: Final = {**_TEXT, "type": ["string", "number", "boolean"]}
 
@@ -46,8 +49,6 @@ _FILTER_COMPONENTS: Final[dict[str, Any]] = {
     },
 }
 
-PAYLOAD: Final[dict[str, Any]] = {"$ref": "#/components/schemas/Payload"}
-_ANY_TEXT: Final = r"^[^\u0000]*$"
 _PAYLOAD_VALUE: Final = {"$ref": "#/components/schemas/PayloadValue"}
 _PAYLOAD_FIELDS: Final = {"propertyNames": {"pattern": _ANY_TEXT}, "additionalProperties": _PAYLOAD_VALUE}
 _PAYLOAD_COMPONENTS: Final[dict[str, Any]] = {
