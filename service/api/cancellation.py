@@ -1,6 +1,6 @@
-"""Work that somebody waits for, and that ends when they hang up: nobody else would get their vector, and others wait.
+"""Cancellation: work ends when the caller who waits for it hangs up, for nobody else would get its result, and others wait.
 
-So for what the network computes, and for searches, which run in their turn.
+So for what the network computes, and for searches, which wait in a queue first.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from service.errors import CallerLeft
 T = TypeVar("T")
 
 
-async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return what the work gives; cancel it when the caller's connection ends first. The body must have been read.
 
     Raises:
         CallerLeft: it did; nobody reads the answer that this becomes.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
+    leaving = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -35,23 +35,23 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
         leaving.cancel()
 
 
-async def _left(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def searched(request: Request, work: Callable[[], T], queries: int = 1) -> T:
-    """Return what a search of so many queries gives, once its turn has come; counts the wait and the search as stages.
+async def run_search(request: Request, work: Callable[[], T], queries: int = 1) -> T:
+    """Return what a search of so many queries gives, once it has a slot; count the wait and the search as stages.
 
     Raises:
         Saturated: too much waits already.
-        DeadlinePassed: the turn did not come in time; nothing was searched.
-        CallerLeft: the caller hung up before it came; nothing was searched. A thread that computes cannot be given up.
+        DeadlinePassed: no slot came free in time; nothing was searched.
+        CallerLeft: the caller hung up before it had one; nothing was searched. A thread that computes cannot be given up.
     """
-    line, stages = get_service(request).searches, timings(request)
-    with line.slot(queries) as slot:
+    queue, stages = get_service(request).searches, timings(request)
+    with queue.slot(queries) as slot:
         if not slot.granted.is_set():
             with stages.measure("queue"):
-                await unless_left(request, line.wait_until_granted(slot))
+                await cancel_on_disconnect(request, queue.wait_until_granted(slot))
         with stages.measure("search"):
-            return await line.run(slot, work)
+            return await queue.run(slot, work)

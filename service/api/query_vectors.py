@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from service.api.cancellation import unless_left
+from service.api.cancellation import cancel_on_disconnect
 from service.api.dependencies import check_fingerprint, count_stages, get_service
 from service.api.requests import Target
 from service.embedding.embedder import Embedded
@@ -80,6 +80,6 @@ def _start(collection: Collection, target: Target, embedded: NDArray[np.float32]
 
 async def _embed(request: Request, collection: Collection, images: Sequence[bytes]) -> Sequence[Embedded | Exception]:
     embedder = get_service(request).models.of(collection.fingerprint).embedder
-    answers = await unless_left(request, embedder.embed_async(images))
+    answers = await cancel_on_disconnect(request, embedder.embed_async(images))
     count_stages(request, answers)
     return answers

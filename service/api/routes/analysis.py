@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service.analysis.duplicates import DuplicateGroup, find_duplicates
 from service.analysis.outliers import find_outliers
 from service.analysis.point_set import PointSet
 from service.api.dependencies import CollectionDep
-from service.api.openapi import problems
 from service.api.requests import DuplicatesBody, OutliersBody
-from service.api.responses import DuplicatesAnswer, JobStarted, OutliersAnswer
-from service.api.routes.jobs import WaitS, start
+from service.api.responses import DuplicatesAnswer, OutliersAnswer
+from service.api.routes.jobs import JOB_RESPONSES, WaitS, answer_job
 from service.api.scopes import ScopedRoute, reads
 from service.errors import CollectionEmpty
 from service.http.content_type import json_only
@@ -27,13 +26,8 @@ from service.store.filters import Filter, Match
 
 router = APIRouter(prefix="/v1/collections/{c}", tags=["analysis"], route_class=ScopedRoute)
 
-_JOB: dict[int | str, dict[str, Any]] = {
-    202: {"model": JobStarted, "description": "Still running."},
-    **problems(404, 409, 415, 422, 503, 507),
-}
 
-
-@router.post("/duplicates", response_model=DuplicatesAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@router.post("/duplicates", response_model=DuplicatesAnswer, dependencies=[Depends(json_only)], responses=JOB_RESPONSES)
 @reads
 async def list_duplicates(
     request: Request, collection: CollectionDep, body: DuplicatesBody, wait_s: WaitS = 10.0
@@ -42,7 +36,7 @@ async def list_duplicates(
     return await _as_job(request, collection, "duplicates", lambda p: _duplicates(collection, body, p), wait_s)
 
 
-@router.post("/outliers", response_model=OutliersAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@router.post("/outliers", response_model=OutliersAnswer, dependencies=[Depends(json_only)], responses=JOB_RESPONSES)
 @reads
 async def list_outliers(
     request: Request, collection: CollectionDep, body: OutliersBody, wait_s: WaitS = 10.0
@@ -54,10 +48,7 @@ async def list_outliers(
 async def _as_job(request: Request, collection: Collection, kind: str, work: Work, wait_s: float) -> Response:
     if await run_in_threadpool(collection.count) == 0:
         raise _empty(collection)
-    job = await start(request, kind, work, wait_s)
-    if job.state != "done":
-        return JSONResponse({"job": job.id}, 202)
-    return JSONResponse(job.result)
+    return await answer_job(request, kind, work, wait_s)
 
 
 def _duplicates(collection: Collection, body: DuplicatesBody, progress: Progress) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service.analysis.grouping import Recipe
-from service.api.cancellation import searched
+from service.api.cancellation import run_search
 from service.api.dependencies import CollectionDep
 from service.api.openapi import body, problems, reference
 from service.api.query_vectors import from_image, resolve
@@ -24,11 +24,10 @@ from service.api.responses import (
     ClusterOutliersAnswer,
     ClusterQueryAnswer,
     ClustersAnswer,
-    JobStarted,
     PointAnswer,
     ScrollAnswer,
 )
-from service.api.routes.jobs import WaitS, start
+from service.api.routes.jobs import JOB_RESPONSES, WaitS, answer_job
 from service.api.scopes import ScopedRoute, reads
 from service.errors import CollectionEmpty
 from service.http.bodies import read_image, read_json
@@ -46,7 +45,7 @@ ClusterNumber = Annotated[int, Path(ge=0, lt=2**63, description="the cluster's n
     "",
     response_model=ClusteringMade,
     dependencies=[Depends(json_only)],
-    responses={202: {"model": JobStarted, "description": "Still running."}, **problems(404, 409, 415, 422, 503, 507)},
+    responses=JOB_RESPONSES,
 )
 async def create_clustering(
     request: Request, collection: CollectionDep, body: ClusteringBody, wait_s: WaitS = 10.0
@@ -60,10 +59,7 @@ async def create_clustering(
     def work(progress: Progress) -> dict[str, str]:
         return {"clustering": collection.cluster(recipe, progress)}
 
-    job = await start(request, "clustering", work, wait_s)
-    if job.state != "done":
-        return JSONResponse({"job": job.id}, 202)
-    return JSONResponse(job.result)
+    return await answer_job(request, "clustering", work, wait_s)
 
 
 @router.get("", responses=problems(404))
@@ -149,7 +145,7 @@ async def query_clusters(
         [target] = starts()
         return collection.query_clusters(g, target.vector, limit)
 
-    found = await searched(request, work)
+    found = await run_search(request, work)
     return ClusterQueryAnswer(result=[_hit(each) for each in found])
 
 

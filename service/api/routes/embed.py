@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from backbone.errors import ImageRefused
-from service.api.cancellation import unless_left
+from service.api.cancellation import cancel_on_disconnect
 from service.api.dependencies import ModelDep, count_stages, get_service
 from service.api.openapi import body, files, problems, reference
 from service.api.requests import EmbedBody
@@ -87,7 +87,7 @@ async def embed_each(
 ) -> list[Embedded | Exception]:
     """Embed what could be read, keep the errors of what could not, in order; counts the stages of the request."""
     readable = [image for image in images if not isinstance(image, Exception)]
-    answers = iter(await unless_left(request, model.embedder.embed_async(readable, output)))
+    answers = iter(await cancel_on_disconnect(request, model.embedder.embed_async(readable, output)))
     joined = [image if isinstance(image, Exception) else next(answers) for image in images]
     count_stages(request, joined)
     return joined

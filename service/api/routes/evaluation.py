@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service.analysis.label_issues import LabelIssue, find_label_issues
 from service.analysis.leave_one_out import evaluate
 from service.analysis.point_set import PointSet
 from service.analysis.voting import LEAST_VOTERS, Voting
 from service.api.dependencies import CollectionDep
-from service.api.openapi import problems
 from service.api.requests import EvaluateBody, LabelIssuesBody
-from service.api.responses import EvaluationAnswer, JobStarted, LabelIssuesAnswer
-from service.api.routes.jobs import WaitS, start
+from service.api.responses import EvaluationAnswer, LabelIssuesAnswer
+from service.api.routes.jobs import JOB_RESPONSES, WaitS, answer_job
 from service.api.scopes import ScopedRoute, reads
 from service.errors import CollectionEmpty
 from service.http.content_type import json_only
@@ -29,13 +28,10 @@ from service.store.filters import LABELLED, Filter, parse_filter
 
 router = APIRouter(prefix="/v1/collections/{c}", tags=["evaluation"], route_class=ScopedRoute)
 
-_JOB: dict[int | str, dict[str, Any]] = {
-    202: {"model": JobStarted, "description": "Still running."},
-    **problems(404, 409, 415, 422, 503, 507),
-}
 
-
-@router.post("/classify/evaluate", response_model=EvaluationAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@router.post(
+    "/classify/evaluate", response_model=EvaluationAnswer, dependencies=[Depends(json_only)], responses=JOB_RESPONSES
+)
 @reads
 async def evaluate_classification(
     request: Request, collection: CollectionDep, body: EvaluateBody, wait_s: WaitS = 10.0
@@ -49,7 +45,9 @@ async def evaluate_classification(
     return await _as_job(request, collection, "evaluate", chosen, work, wait_s)
 
 
-@router.post("/label-issues", response_model=LabelIssuesAnswer, dependencies=[Depends(json_only)], responses=_JOB)
+@router.post(
+    "/label-issues", response_model=LabelIssuesAnswer, dependencies=[Depends(json_only)], responses=JOB_RESPONSES
+)
 @reads
 async def list_label_issues(
     request: Request, collection: CollectionDep, body: LabelIssuesBody, wait_s: WaitS = 10.0
@@ -68,10 +66,7 @@ async def _as_job(
         raise CollectionEmpty(
             f"the collection {collection.name} has fewer than two labelled points to compare; put more with labels first."
         )
-    job = await start(request, kind, work, wait_s)
-    if job.state != "done":
-        return JSONResponse({"job": job.id}, 202)
-    return JSONResponse(job.result)
+    return await answer_job(request, kind, work, wait_s)
 
 
 def _filter(body: EvaluateBody | LabelIssuesBody) -> Filter:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.api.cancellation import searched, unless_left
+from service.api.cancellation import cancel_on_disconnect, run_search
 from service.api.dependencies import CollectionDep, PointId, get_service
 from service.api.openapi import body, problems
 from service.api.requests import CountBody, DeleteBody, PatchPointBody, PointText, ScrollBody
@@ -162,13 +162,13 @@ async def get_thumbnail(request: Request, collection: CollectionDep, id: PointId
         raise PointMissing(f"the point {id!r} has no picture; it was stored as a vector, or the collection keeps none.")
     if collection.keep == "image":  # a stranger's bytes are never sent back as they came
         embedder = get_service(request).models.default.embedder
-        picture = (await unless_left(request, embedder.decode_async(picture, thumbnail=True))).thumbnail
+        picture = (await cancel_on_disconnect(request, embedder.decode_async(picture, thumbnail=True))).thumbnail
     return Response(picture, media_type="image/jpeg")
 
 
 async def _read(request: Request, work: Callable[[], T], condition: dict[str, Any] | None) -> T:
     """Run a read. With a filter it looks through the collection as a search does, and takes its turn among them."""
-    return await (run_in_threadpool(work) if condition is None else searched(request, work))
+    return await (run_in_threadpool(work) if condition is None else run_search(request, work))
 
 
 def _answer(point: Point) -> PointAnswer:

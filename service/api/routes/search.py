@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from service.api.cancellation import searched
+from service.api.cancellation import run_search
 from service.api.dependencies import CollectionDep, get_service
 from service.api.openapi import body, problems, reference
 from service.api.query_vectors import Start, from_image, resolve
@@ -57,7 +57,7 @@ async def query(request: Request, collection: CollectionDep, params: Annotated[Q
         options = await read_json(request, QueryBody)
         starts = await resolve(request, collection, [options])
         condition = options.filter
-    [hits] = await searched(request, lambda: _nearest(collection, starts(), options, condition))
+    [hits] = await run_search(request, lambda: _nearest(collection, starts(), options, condition))
     return PartsResponse([b'{"result":', *await _written(hits, options), b"}"], "application/json")
 
 
@@ -95,7 +95,7 @@ async def query_batch(request: Request, collection: CollectionDep) -> Response:
             found |= zip(indices, hits, strict=True)
         return [found[index] for index in range(len(resolved))]
 
-    found = await searched(request, work, len(asked.queries))
+    found = await run_search(request, work, len(asked.queries))
     results = [await _written(hits, each) for hits, each in zip(found, asked.queries, strict=True)]
     return PartsResponse([b'{"results":', *json_list(results), b"}"], "application/json")
 
@@ -131,7 +131,7 @@ async def classify(
         )
         return answer
 
-    vote = await searched(request, work)
+    vote = await run_search(request, work)
     return ClassifyAnswer(
         label=vote.label,
         probability=vote.probability,

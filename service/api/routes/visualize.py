@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from service.api.cancellation import unless_left
+from service.api.cancellation import cancel_on_disconnect
 from service.api.dependencies import ModelDep, timings
 from service.api.openapi import body, problems
 from service.api.routes.embed import embed_each
@@ -49,7 +49,7 @@ async def visualize(
 async def _attention(request: Request, model: LoadedModel, image: bytes, head: int | None) -> bytes:
     stages = timings(request)
     with stages.measure("decode"):
-        square = (await unless_left(request, model.embedder.decode_async(image))).square
+        square = (await cancel_on_disconnect(request, model.embedder.decode_async(image))).square
     assert square is not None
     with stages.measure("infer"):
         attention = await model.attention(square)  # not given up: a thread that computes cannot be
