@@ -1,15 +1,15 @@
-"""Documentation of what FastAPI cannot see: bodies of several content types, the one shape of errors, and examples."""
+"""The OpenAPI document, where FastAPI cannot see it: bodies of several content types, the one shape of errors, and examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api import openapi_examples, openapi_schemas
+from service.api import openapi_examples, openapi_schemas, requests
 from service.api.openapi_schemas import FILTER, PAYLOAD
 from service.api.responses import OpenAiError, Problem
 from service.embedding.models import LoadedModel
@@ -19,7 +19,23 @@ _REF = "#/components/schemas/{model}"
 _JSON_PARAMETERS = {"filter": {"anyOf": [FILTER, {"type": "null"}]}, "payload": {"anyOf": [PAYLOAD, {"type": "null"}]}}
 _BINARY = {"type": "string", "format": "binary"}
 _IMAGES = ("image/jpeg", "image/png", "image/webp")
-_documented: set[type[BaseModel]] = {Problem}  # models named by `reference`, whose schemas the document must carry
+_REF_PROBLEM = {"$ref": _REF.format(model=Problem.__name__)}
+_WHEN = {
+    400: "The request cannot be read.",
+    401: "No key, or not the right one.",
+    403: "The key may read only.",
+    404: "What was asked for is not there.",
+    408: "The body did not come in time.",
+    409: "It does not go with what is there.",
+    413: "Too many bytes or items.",
+    415: "Not an accepted content or image type.",
+    422: "Refused for what it says: a bad value, or an image that cannot be embedded.",
+    429: "This key asks too often.",
+    500: "A fault of the service.",
+    503: "Not now; come back.",
+    504: "It waited, or took, longer than a request may.",
+    507: "The disk is full.",
+}
 
 
 def body(
@@ -37,8 +53,7 @@ def body(
 
 
 def reference(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a reference to a model's schema, and have the document carry it."""
-    _documented.add(model)
+    """Return a reference to the schema of a body, a model of `service.api.requests`."""
     return {"$ref": _REF.format(model=model.__name__)}
 
 
@@ -72,19 +87,18 @@ def install(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            _, shared = models_json_schema([(model, "validation") for model in _documented], ref_template=_REF)
-            components = document.setdefault("components", {})
+            components = document["components"]
             components["schemas"] = {
                 **openapi_schemas.COMPONENTS,
-                **shared["$defs"],
-                **components.get("schemas", {}),
+                **_referenced_schemas(document),
+                **components["schemas"],
             }
             components["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
             }
             add_examples = _examples_for(app)
-            for operation in (each for item in document["paths"].values() for each in item.values()):
+            for operation in _operations(document):
                 _add_receipt(operation)
                 _describe_json_parameters(operation)
                 add_examples(operation)
@@ -93,6 +107,20 @@ def install(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _referenced_schemas(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the schemas that the framework does not know of: of bodies that `reference` names, and of problems."""
+    known = document["components"]["schemas"]
+    bodies = [operation["requestBody"]["content"] for operation in _operations(document) if "requestBody" in operation]
+    named = {_model_of(content["schema"]) for each in bodies for content in each.values()} - {"", *known}
+    models = [Problem, *(getattr(requests, name) for name in named)]
+    _, shared = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    return shared["$defs"]
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    return (operation for item in document["paths"].values() for operation in item.values())
 
 
 def _add_receipt(operation: dict[str, Any]) -> None:
@@ -139,22 +167,3 @@ def _model_of(schema: dict[str, Any]) -> str:
     """Return the name of the model that a schema refers to, alone or beside null; empty where it is none."""
     references = [each["$ref"] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
     return references[0].rpartition("/")[2] if references else ""
-
-
-_REF_PROBLEM = {"$ref": _REF.format(model="Problem")}
-_WHEN = {
-    400: "The request cannot be read.",
-    401: "No key, or not the right one.",
-    403: "The key may read only.",
-    404: "What was asked for is not there.",
-    408: "The body did not come in time.",
-    409: "It does not go with what is there.",
-    413: "Too many bytes or items.",
-    415: "Not an accepted content or image type.",
-    422: "Refused for what it says: a bad value, or an image that cannot be embedded.",
-    429: "This key asks too often.",
-    500: "A fault of the service.",
-    503: "Not now; come back.",
-    504: "It waited, or took, longer than a request may.",
-    507: "The disk is full.",
-}
