@@ -1,16 +1,30 @@
-"""What goes back over the wire as JSON, as /openapi.json documents it."""
+"""Response models: the JSON of answers, as /openapi.json documents it.
+
+They are read from the library's own types (`service/points.py`), attribute by attribute: a route returns a `Cluster`, and the
+`ClusterAnswer` that it declares is what goes over the wire. Where a field has another name or place there, it says so here.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel
+import numpy as np
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.points import Keep
 
 
+def _numbers(vector: object) -> object:
+    return vector.tolist() if isinstance(vector, np.ndarray) else vector
+
+
+VectorOut = Annotated[list[float] | None, BeforeValidator(_numbers)]
+
+
 class Answer(BaseModel):
     """A JSON answer."""
+
+    model_config = ConfigDict(from_attributes=True)
 
 
 class Problem(Answer):
@@ -172,7 +186,14 @@ class PointAnswer(Answer):
     id: str
     label: str | None
     payload: dict[str, Any] | None
-    vector: list[float] | None = None
+    vector: VectorOut = None
+
+    @model_validator(mode="after")
+    def _without_vector(self) -> Self:
+        """Count a vector that was not asked for as unset, so that routes leave it out with what is unset."""
+        if self.vector is None:
+            self.model_fields_set.discard("vector")
+        return self
 
 
 class ScrollAnswer(Answer):
@@ -201,7 +222,7 @@ class HitAnswer(Answer):
     score: float
     label: str | None
     payload: dict[str, Any] | None = None
-    vector: list[float] | None = None
+    vector: VectorOut = None
 
 
 class QueryAnswer(Answer):
@@ -320,6 +341,11 @@ class SweepItem(Answer):
     score: float
 
 
+def _parameter(name: str) -> Any:  # noqa: ANN401 - pydantic's
+    """Return where a clustering keeps one of its parameters."""
+    return Field(validation_alias=AliasPath("parameters", name))
+
+
 class ClusteringAnswer(Answer):
     """One finished clustering: how it was made, the points there were then, the noise there is now.
 
@@ -327,17 +353,17 @@ class ClusteringAnswer(Answer):
     that the sweep or hdbscan looked at.
     """
 
-    clustering: str
+    clustering: Annotated[str, Field(validation_alias="id")]
     method: str
     clusters: int
     noise: int
     points: int
     seed: int
     created_at: float
-    k: int | Literal["auto"] | None = None
-    min_size: int | None = None
-    sample: int | None = None
-    sweep: list[SweepItem] | None = None
+    k: Annotated[int | Literal["auto"] | None, _parameter("k")] = None
+    min_size: Annotated[int | None, _parameter("min_size")] = None
+    sample: Annotated[int | None, _parameter("sample")] = None
+    sweep: Annotated[list[SweepItem] | None, _parameter("sweep")] = None
 
 
 class ClusteringsAnswer(Answer):
@@ -367,11 +393,11 @@ class ClustersAnswer(Answer):
 class ClusterOutlierAnswer(Answer):
     """A point far from its centroid; `cluster` is null for noise, `score` the cosine to the nearest centroid."""
 
-    id: str
+    id: Annotated[str, Field(validation_alias=AliasPath("point", "id"))]
     score: float
     cluster: int | None
-    label: str | None
-    payload: dict[str, Any] | None
+    label: Annotated[str | None, Field(validation_alias=AliasPath("point", "label"))]
+    payload: Annotated[dict[str, Any] | None, Field(validation_alias=AliasPath("point", "payload"))]
 
 
 class ClusterOutliersAnswer(Answer):

@@ -16,15 +16,11 @@ from service.api.query_vectors import from_image, resolve
 from service.api.requests import ClusteringBody, ClusterNameBody, ClusterQueryBody, ClusterQueryParams, Limit
 from service.api.responses import (
     ClusterAnswer,
-    ClusterHitAnswer,
-    ClusteringAnswer,
     ClusteringMade,
     ClusteringsAnswer,
-    ClusterOutlierAnswer,
     ClusterOutliersAnswer,
     ClusterQueryAnswer,
     ClustersAnswer,
-    PointAnswer,
     ScrollAnswer,
 )
 from service.api.routes.jobs import JOB_RESPONSES, WaitS, answer_job
@@ -62,11 +58,10 @@ async def create_clustering(
     return await answer_job(request, "clustering", work, wait_s)
 
 
-@router.get("", responses=problems(404))
-async def list_clusterings(collection: CollectionDep) -> ClusteringsAnswer:
+@router.get("", response_model=ClusteringsAnswer, responses=problems(404))
+async def list_clusterings(collection: CollectionDep) -> dict[str, list[Clustering]]:
     """List the finished clusterings, oldest first."""
-    found = await run_in_threadpool(collection.clusterings)
-    return ClusteringsAnswer(result=[_clustering(each) for each in found])
+    return {"result": await run_in_threadpool(collection.clusterings)}
 
 
 @router.delete("/{g}", status_code=204, responses=problems(404, 503, 507))
@@ -75,63 +70,64 @@ async def delete_clustering(collection: CollectionDep, g: ClusteringId) -> None:
     await run_in_threadpool(collection.delete_clustering, g)
 
 
-@router.get("/{g}/clusters", responses=problems(404))
-async def list_clusters(collection: CollectionDep, g: ClusteringId) -> ClustersAnswer:
+@router.get("/{g}/clusters", response_model=ClustersAnswer, responses=problems(404))
+async def list_clusters(collection: CollectionDep, g: ClusteringId) -> dict[str, list[Cluster]]:
     """List the clusters of a clustering."""
-    found = await run_in_threadpool(collection.clusters, g)
-    return ClustersAnswer(result=[_cluster(each) for each in found])
+    return {"result": await run_in_threadpool(collection.clusters, g)}
 
 
-@router.get("/{g}/clusters/{n}/points", response_model_exclude_unset=True, responses=problems(404, 422))
+@router.get(
+    "/{g}/clusters/{n}/points",
+    response_model=ScrollAnswer,
+    response_model_exclude_unset=True,
+    responses=problems(404, 422),
+)
 async def list_cluster_points(
     collection: CollectionDep,
     g: ClusteringId,
     n: ClusterNumber,
     limit: Annotated[Limit, Query()] = 100,
     cursor: Annotated[str | None, Query(description="the `next_cursor` of the page before")] = None,
-) -> ScrollAnswer:
+) -> dict[str, object]:
     """List the points of a cluster, nearest to its centroid first."""
     points, following = await run_in_threadpool(collection.cluster_points, g, n, limit, cursor)
-    answers = [PointAnswer(id=point.id, label=point.label, payload=point.payload) for point in points]
-    return ScrollAnswer(result=answers, next_cursor=following)
+    return {"result": points, "next_cursor": following}
 
 
-@router.get("/{g}/outliers", responses=problems(404, 422))
+@router.get("/{g}/outliers", response_model=ClusterOutliersAnswer, responses=problems(404, 422))
 async def list_cluster_outliers(
     collection: CollectionDep,
     g: ClusteringId,
     cluster: Annotated[int | None, Query(ge=0, lt=2**63, description="of this cluster only")] = None,
     limit: Annotated[Limit, Query()] = 100,
     cursor: Annotated[str | None, Query(description="the `next_cursor` of the page before")] = None,
-) -> ClusterOutliersAnswer:
+) -> dict[str, object]:
     """List the points that fit worst, farthest from the nearest centroid first: the noise of hdbscan, of k-means all points."""
     found, following = await run_in_threadpool(collection.cluster_outliers, g, cluster, limit, cursor)
-    answers = [
-        ClusterOutlierAnswer(
-            id=each.point.id, score=each.score, cluster=each.cluster, label=each.point.label, payload=each.point.payload
-        )
-        for each in found
-    ]
-    return ClusterOutliersAnswer(result=answers, next_cursor=following)
+    return {"result": found, "next_cursor": following}
 
 
-@router.patch("/{g}/clusters/{n}", dependencies=[Depends(json_only)], responses=problems(404, 415, 422, 503, 507))
-async def name_cluster(
-    collection: CollectionDep, g: ClusteringId, n: ClusterNumber, body: ClusterNameBody
-) -> ClusterAnswer:
+@router.patch(
+    "/{g}/clusters/{n}",
+    response_model=ClusterAnswer,
+    dependencies=[Depends(json_only)],
+    responses=problems(404, 415, 422, 503, 507),
+)
+async def name_cluster(collection: CollectionDep, g: ClusteringId, n: ClusterNumber, body: ClusterNameBody) -> Cluster:
     """Give a cluster a name, or take it away."""
-    return _cluster(await run_in_threadpool(collection.rename_cluster, g, n, body.name))
+    return await run_in_threadpool(collection.rename_cluster, g, n, body.name)
 
 
 @router.post(
     "/{g}/query",
+    response_model=ClusterQueryAnswer,
     responses=problems(400, 404, 409, 413, 415, 422, 503, 504),
     openapi_extra=body(json=reference(ClusterQueryBody), image=True),
 )
 @reads
 async def query_clusters(
     request: Request, collection: CollectionDep, g: ClusteringId, params: Annotated[ClusterQueryParams, Query()]
-) -> ClusterQueryAnswer:
+) -> dict[str, list[ClusterHit]]:
     """Return the clusters nearest to an image, a vector or a stored point."""
     if kind_of(request, JSON, IMAGE) == IMAGE:
         starts = await from_image(request, collection, await read_image(request), params.fingerprint)
@@ -145,36 +141,4 @@ async def query_clusters(
         [target] = starts()
         return collection.query_clusters(g, target.vector, limit)
 
-    found = await run_search(request, work)
-    return ClusterQueryAnswer(result=[_hit(each) for each in found])
-
-
-def _clustering(clustering: Clustering) -> ClusteringAnswer:
-    return ClusteringAnswer(
-        clustering=clustering.id,
-        method=clustering.method,
-        clusters=clustering.clusters,
-        noise=clustering.noise,
-        points=clustering.points,
-        seed=clustering.seed,
-        created_at=clustering.created_at,
-        **clustering.parameters,
-    )
-
-
-def _cluster(cluster: Cluster) -> ClusterAnswer:
-    return ClusterAnswer(
-        cluster=cluster.cluster,
-        size=cluster.size,
-        cohesion=cluster.cohesion,
-        medoid=cluster.medoid,
-        representatives=list(cluster.representatives),
-        labels=cluster.labels,
-        name=cluster.name,
-    )
-
-
-def _hit(hit: ClusterHit) -> ClusterHitAnswer:
-    return ClusterHitAnswer(
-        cluster=hit.cluster, score=hit.score, representatives=list(hit.representatives), name=hit.name
-    )
+    return {"result": await run_search(request, work)}

@@ -19,7 +19,7 @@ from service.api.scopes import ScopedRoute, reads
 from service.errors import PointMissing
 from service.http.bodies import check_count, parse_object, read_image
 from service.http.content_type import IMAGE, json_only, kind_of
-from service.ingestion.incoming import Incoming
+from service.ingestion.incoming import Incoming, PutResult
 from service.points import UNSET, Point, hash_image
 from service.store.filters import parse_filter
 
@@ -46,12 +46,15 @@ async def delete_points(request: Request, collection: CollectionDep, body: Delet
 
 @router.post(
     "/scroll",
+    response_model=ScrollAnswer,
     response_model_exclude_unset=True,
     dependencies=[Depends(json_only)],
     responses=problems(404, 415, 422, 503, 504),
 )
 @reads
-async def scroll_points(request: Request, collection: CollectionDep, body: ScrollBody | None = None) -> ScrollAnswer:
+async def scroll_points(
+    request: Request, collection: CollectionDep, body: ScrollBody | None = None
+) -> dict[str, object]:
     """List points page by page, in the order of their ids."""
     wanted = body or ScrollBody()
 
@@ -60,7 +63,7 @@ async def scroll_points(request: Request, collection: CollectionDep, body: Scrol
         return collection.scroll(wanted.limit, wanted.cursor, condition, with_vector=wanted.with_vector)
 
     points, cursor = await _read(request, work, wanted.filter)
-    return ScrollAnswer(result=[_answer(point) for point in points], next_cursor=cursor)
+    return {"result": points, "next_cursor": cursor}
 
 
 @router.post("/count", dependencies=[Depends(json_only)], responses=problems(404, 415, 422, 503, 504))
@@ -77,6 +80,7 @@ async def count_points(request: Request, collection: CollectionDep, body: CountB
 
 @router.put(
     "/{id}",
+    response_model=PutItem,
     response_model_exclude_none=True,
     responses=problems(400, 404, 409, 413, 415, 422, 503, 504, 507),
     openapi_extra=body(image=True),
@@ -88,7 +92,7 @@ async def put_point(
     label: Annotated[PointText | None, Query(description="kept as it was if absent")] = None,
     payload: Annotated[str | None, Query(description="a JSON object; kept as it was if absent")] = None,
     replace: Annotated[bool, Query(description="put other content in place of what the id holds")] = False,
-) -> PutItem:
+) -> PutResult:
     """Embed an image and store it under `id`; the same image again only updates label and payload."""
     kind_of(request, IMAGE)
     image = await read_image(request)
@@ -102,21 +106,22 @@ async def put_point(
     [placed] = await put_all(request, collection, [item], replace)
     if placed.error is not None:
         raise placed.error
-    return PutItem(id=placed.id, status=placed.status)
+    return placed
 
 
-@router.get("/{id}", response_model_exclude_unset=True, responses=problems(404, 422))
+@router.get("/{id}", response_model=PointAnswer, response_model_exclude_unset=True, responses=problems(404, 422))
 async def get_point(
     collection: CollectionDep,
     id: PointId,  # noqa: A002
     with_vector: Annotated[bool, Query(description="also the stored unit vector")] = False,
-) -> PointAnswer:
+) -> Point:
     """Return a point's label and payload."""
-    return _answer(await run_in_threadpool(collection.point, id, with_vector))
+    return await run_in_threadpool(collection.point, id, with_vector)
 
 
 @router.patch(
     "/{id}",
+    response_model=PointAnswer,
     response_model_exclude_unset=True,
     dependencies=[Depends(json_only)],
     responses=problems(404, 415, 422, 503, 507),
@@ -125,7 +130,7 @@ async def patch_point(
     collection: CollectionDep,
     id: PointId,  # noqa: A002
     body: PatchPointBody,
-) -> PointAnswer:
+) -> Point:
     """Change a point's label, its payload (as a whole) or both; null removes."""
     label = body.label if "label" in body.model_fields_set else UNSET
     payload = body.payload if "payload" in body.model_fields_set else UNSET
@@ -133,7 +138,7 @@ async def patch_point(
     def work() -> Point:
         return collection.update(id, label=label, payload=payload)
 
-    return _answer(await run_in_threadpool(work))
+    return await run_in_threadpool(work)
 
 
 @router.delete("/{id}", status_code=204, responses=problems(404, 422, 503))
@@ -169,9 +174,3 @@ async def get_thumbnail(request: Request, collection: CollectionDep, id: PointId
 async def _read(request: Request, work: Callable[[], T], condition: dict[str, Any] | None) -> T:
     """Run a read. With a filter it looks through the collection as a search does, and takes its turn among them."""
     return await (run_in_threadpool(work) if condition is None else run_search(request, work))
-
-
-def _answer(point: Point) -> PointAnswer:
-    if point.vector is None:
-        return PointAnswer(id=point.id, label=point.label, payload=point.payload)
-    return PointAnswer(id=point.id, label=point.label, payload=point.payload, vector=point.vector.tolist())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from service.api.cancellation import run_search
@@ -13,14 +14,7 @@ from service.api.dependencies import CollectionDep, get_service
 from service.api.openapi import body, problems, reference
 from service.api.query_vectors import Start, from_image, resolve
 from service.api.requests import ClassifyBody, ClassifyParams, QueryBatchBody, QueryBody, QueryParams
-from service.api.responses import (
-    ClassifyAnswer,
-    ClassProbabilityAnswer,
-    HitAnswer,
-    NeighbourAnswer,
-    QueryAnswer,
-    QueryBatchAnswer,
-)
+from service.api.responses import ClassifyAnswer, HitAnswer, QueryAnswer, QueryBatchAnswer
 from service.api.scopes import ScopedRoute, reads
 from service.concurrency.cooperative import Yielder
 from service.http.bodies import check_count, parse_object, read_image, read_json
@@ -35,6 +29,7 @@ router = APIRouter(prefix="/v1/collections/{c}", tags=["search"], route_class=Sc
 
 _HIT_BYTES = 1500  # of a result on its way into an answer, objects and text, with a payload of a few fields
 _NUMBER_BYTES = 52  # the same of a number of a vector: 32 as an object, 20 as text
+_HIT = TypeAdapter(HitAnswer)
 _ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
 
 
@@ -100,11 +95,16 @@ async def query_batch(request: Request, collection: CollectionDep) -> Response:
     return PartsResponse([b'{"results":', *json_list(results), b"}"], "application/json")
 
 
-@router.post("/classify", responses=_ERRORS, openapi_extra=body(json=reference(ClassifyBody), image=True))
+@router.post(
+    "/classify",
+    response_model=ClassifyAnswer,
+    responses=_ERRORS,
+    openapi_extra=body(json=reference(ClassifyBody), image=True),
+)
 @reads
 async def classify(
     request: Request, collection: CollectionDep, params: Annotated[ClassifyParams, Query()]
-) -> ClassifyAnswer:
+) -> Classification:
     """Let the nearest labelled points vote, weighted as DINO's kNN is or as asked for. A stored point has no vote on itself."""
     options: ClassifyBody | ClassifyParams
     in_url = _filter_in_url(params)
@@ -131,13 +131,7 @@ async def classify(
         )
         return answer
 
-    vote = await run_search(request, work)
-    return ClassifyAnswer(
-        label=vote.label,
-        probability=vote.probability,
-        classes=[ClassProbabilityAnswer(label=each.label, probability=each.probability) for each in vote.classes],
-        neighbours=[NeighbourAnswer(id=hit.id, score=hit.score, label=hit.label) for hit in vote.neighbours],
-    )
+    return await run_search(request, work)
 
 
 def _filter_in_url(params: QueryParams | ClassifyParams) -> dict[str, Any] | None:
@@ -167,19 +161,12 @@ def _nearest(
 
 
 async def _written(hits: Sequence[Hit], options: QueryBody | QueryParams) -> list[bytes]:
-    """Return hits as the parts of a JSON list."""
+    """Return hits as the parts of a JSON list, with the fields that were asked for."""
+    left_out = {
+        name for name, asked in (("payload", options.with_payload), ("vector", options.with_vector)) if not asked
+    }
     yielder, items = Yielder(), []
     for hit in hits:
-        items.append([_hit(hit, options).model_dump_json(exclude_unset=True).encode()])
+        items.append([_HIT.dump_json(_HIT.validate_python(hit), exclude=left_out)])
         await yielder.yield_if_due()
     return json_list(items)
-
-
-def _hit(hit: Hit, options: QueryBody | QueryParams) -> HitAnswer:
-    """Return a hit with the fields that were asked for; the others are left out of the answer."""
-    fields: dict[str, Any] = {"id": hit.id, "score": hit.score, "label": hit.label}
-    if options.with_payload:
-        fields["payload"] = hit.payload
-    if options.with_vector and hit.vector is not None:
-        fields["vector"] = hit.vector.tolist()
-    return HitAnswer(**fields)
