@@ -1,4 +1,7 @@
-"""What the service answers, as types. Unknown fields are ignored, so that an older client reads a newer service."""
+"""Answer types: the JSON of the service as the client reads it.
+
+Unknown fields are ignored, so that an older client reads a newer service.
+"""
 
 from __future__ import annotations
 
