@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from backbone.machine import usable_cores
 from service.library.collection import Collection
+from service.library.search import SearchOptions
 from service.store.filters import parse_filter
 
 LIMIT, TARGET_RECALL = 10, 0.99
@@ -80,7 +81,7 @@ class Comparison:
         parsed = None if condition is None else parse_filter(condition)
 
         def search(queries: Vectors) -> Numbers:
-            hits = self.collection.query(queries, LIMIT, parsed)
+            hits = self.collection.query(queries, LIMIT, SearchOptions(parsed))
             found = np.full((len(queries), LIMIT), -1)
             for number, of in enumerate(hits):
                 found[number, : len(of)] = [int(hit.id) for hit in of]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
@@ -16,6 +16,7 @@ from service.http.request_state import Timings, request_state
 from service.library.library import Collection
 from service.lifespan import Service
 from service.points import check_id
+from service.store.filters import Filter, parse_filter
 
 
 def get_service(request: Request) -> Service:
@@ -86,3 +87,8 @@ def check_fingerprint(collection: Collection, given: str | None) -> None:
             f"the collection {collection.name} holds vectors of the model {collection.fingerprint[:12]}, "
             f"and the request's are of {given[:12]}; embed with the collection's model."
         )
+
+
+def parse_if_given(condition: dict[str, Any] | None) -> Filter | None:
+    """Return the filter of a request, if it has one. Raises FilterInvalid."""
+    return None if condition is None else parse_filter(condition)

@@ -1,9 +1,10 @@
-"""What a search starts from: a vector, a stored point, or an image that is embedded first."""
+"""Query vectors: the vector that a search starts from, as it was sent, of a stored point, or of an image that is embedded first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -14,35 +15,62 @@ from service.api.dependencies import check_fingerprint, count_stages, get_servic
 from service.api.requests import Target
 from service.embedding.embedder import Embedded
 from service.errors import ItemsRefused
-from service.http.bodies import decode_base64, float32
+from service.http.bodies import decode_base64, float32, read_image, read_json
+from service.http.content_type import IMAGE, JSON, kind_of
 from service.library.library import Collection
 
 
 @dataclass(frozen=True)
-class Start:
-    """A resolved target: its vector [D], and the id to leave out of the answer where it is a stored point."""
+class QueryVector:
+    """A vector [D], or the id of a stored point that has it and that the answer leaves out."""
 
-    vector: NDArray[np.float32]
+    numbers: NDArray[np.float32] | list[float] | None = None
     id: str | None = None
 
+    def read(self, collection: Collection) -> NDArray[np.float32]:
+        """Return the vector, in the thread that searches: a point is looked up, a list of numbers read. Raises PointMissing."""
+        if self.id is None:
+            assert self.numbers is not None
+            return float32(self.numbers)
+        stored = collection.point(self.id, with_vector=True).vector
+        assert stored is not None
+        return stored
 
-Starts = Callable[
-    [], list[Start]
-]  # for the thread that searches: stored points are looked up, and lists of numbers read
+
+class ImageParams(Protocol):
+    """The options of a search whose body is an image."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Return the model that its other vectors are said to be of."""
 
 
-async def from_image(request: Request, collection: Collection, image: bytes, fingerprint: str | None) -> Starts:
-    """Embed a raw image. Raises ImageRefused, FingerprintMismatch."""
-    check_fingerprint(collection, fingerprint)
+Body = TypeVar("Body", bound=Target)
+Params = TypeVar("Params", bound=ImageParams)
+
+
+async def read_target(
+    request: Request, collection: Collection, model: type[Body], params: Params
+) -> tuple[Body | Params, QueryVector]:
+    """Return the options of a search and what it starts from: JSON of `model`, or an image whose options are `params` of the URL.
+
+    Raises:
+        FingerprintMismatch, ImageRefused.
+    """
+    if kind_of(request, JSON, IMAGE) == JSON:
+        body = await read_json(request, model)
+        [start] = await embed_targets(request, collection, [body])
+        return body, start
+    image = await read_image(request)
+    check_fingerprint(collection, params.fingerprint)
     [answer] = await _embed(request, collection, [image])
     if isinstance(answer, Exception):
         raise answer
-    start = Start(answer.vector)
-    return lambda: [start]
+    return params, QueryVector(answer.vector)
 
 
-async def resolve(request: Request, collection: Collection, targets: Sequence[Target]) -> Starts:
-    """Embed the images of JSON targets, all of them or none; what is returned resolves the targets, and raises PointMissing.
+async def embed_targets(request: Request, collection: Collection, targets: Sequence[Target]) -> list[QueryVector]:
+    """Return what JSON targets start from; their images are embedded, all of them or none.
 
     Raises:
         FingerprintMismatch, ImageRefused: of the only target.
@@ -60,22 +88,7 @@ async def resolve(request: Request, collection: Collection, targets: Sequence[Ta
             f"{len(refused)} of {len(images)} images were refused; see errors, counted by image.", refused
         )
     embedded = iter([answer.vector for answer in answers if isinstance(answer, Embedded)])
-
-    def starts() -> list[Start]:
-        return [_start(collection, target, next(embedded) if target.image is not None else None) for target in targets]
-
-    return starts
-
-
-def _start(collection: Collection, target: Target, embedded: NDArray[np.float32] | None) -> Start:
-    if embedded is not None:
-        return Start(embedded)
-    if target.vector is not None:
-        return Start(float32(target.vector))
-    assert target.id is not None
-    stored = collection.point(target.id, with_vector=True).vector
-    assert stored is not None
-    return Start(stored, target.id)
+    return [QueryVector(next(embedded) if target.image is not None else target.vector, target.id) for target in targets]
 
 
 async def _embed(request: Request, collection: Collection, images: Sequence[bytes]) -> Sequence[Embedded | Exception]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backbone.vote import NEIGHBOURS, TEMPERATURE, Weighting
+from backbone.vote import NEIGHBOURS
 from service.analysis.classification import classify
 from service.analysis.clusterings import Clusterings
 from service.analysis.grouping import Recipe
 from service.analysis.point_set import UNLABELLED, PointSet
 from service.analysis.progress import Progress
-from service.analysis.voting import Balance, Voting
+from service.analysis.voting import Voting
 from service.errors import CollectionEmpty, CollectionMissing, DuplicateId, FilterInvalid
 from service.index.vector_index import Rows, View
 from service.library.builder import Builder, IndexedCollection
@@ -49,6 +49,8 @@ from service.store.records import Change, Record, Records, StoredPoint
 
 EVERYTHING = Filter()
 NO_ROWS = np.empty(0, np.int64)
+_PLAIN = SearchOptions()
+_AS_DINO = Voting()
 Vectors = npt.ArrayLike | Sequence[npt.ArrayLike]  # [Q, D]
 
 
@@ -241,41 +243,28 @@ class Collection:
             found = self._records.by_rows(connection, rows)
         return {row: Point(p.id, p.label, p.payload) for row, p in found.items()}
 
-    def query(
-        self,
-        vectors: Vectors,
-        limit: int,
-        filter: Filter | None = None,  # noqa: A002
-        score_threshold: float | None = None,
-        with_payload: bool = True,
-        with_vector: bool = False,
-        exclude: Sequence[str | None] | None = None,
-        exact: bool = False,
-    ) -> list[list[Hit]]:
+    def query(self, vectors: Vectors, limit: int, options: SearchOptions = _PLAIN) -> list[list[Hit]]:
         """Return the nearest points to each of the query vectors [Q, D], best first; all queries see the same snapshot.
 
-        `limit` is capped at what is there; `exclude` names, for each query, an id to leave out; `exact` asks
-        to compare with every vector where the index would answer from a part of them. Raises InvalidVector, DimensionMismatch.
+        `limit` is capped at what is there. Raises InvalidVector, DimensionMismatch.
         """
         self._alive()
-        options = SearchOptions(filter, score_threshold, with_payload, with_vector, exclude, exact)
         return self._search.nearest(unit_rows(vectors, self.dimension), limit, options)
 
     def classify(
         self,
         vectors: Vectors,
         k: int = NEIGHBOURS,
-        temperature: float = TEMPERATURE,
+        voting: Voting = _AS_DINO,
+        *,
         reject_below: float | None = None,
         filter: Filter | None = None,  # noqa: A002
-        weighting: Weighting = "softmax",
-        balance: Balance = "none",
         exclude: Sequence[str | None] | None = None,
         exact: bool = False,
     ) -> list[Classification]:
         """Return the vote of each query's `k` nearest labelled points (capped at what is there).
 
-        `weighting` and `balance` are those of `voting.Voting`; `exclude` and `exact` those of `query`.
+        `exclude` and `exact` are those of `SearchOptions`.
         Raises CollectionEmpty where no labelled point (of those that the filter selects) is there, InvalidVector,
         DimensionMismatch.
         """
@@ -286,10 +275,10 @@ class Collection:
         if not all(hits):
             raise CollectionEmpty("no labelled point is there to vote; put points with labels first.")
         sizes = None
-        if balance == "inverse":
+        if voting.balance == "inverse":
             with self._search.snapshot() as now:
                 sizes = [self._class_sizes.without(now, filter, id_) for id_ in exclude or [None] * len(hits)]
-        return classify(hits, Voting(temperature, weighting, balance), reject_below, sizes)
+        return classify(hits, voting, reject_below, sizes)
 
     def cluster(self, recipe: Recipe, progress: Progress) -> str:
         """Group the points; return the id of the clustering. Raises Invalid, CollectionEmpty, and what `progress` raises."""

@@ -22,7 +22,8 @@ from service.store.records import Change, Records, StoredPoint
 class SearchOptions:
     """The options of a search: what it is confined to, and what its hits carry.
 
-    `exclude` names an id to leave out for each query; `exact` asks to compare with every vector.
+    `exclude` names, for each query, an id to leave out; `exact` asks to compare with every vector where the index would answer from
+    a part of them.
     """
 
     condition: Condition | None = None

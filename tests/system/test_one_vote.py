@@ -54,7 +54,7 @@ def fill(library: Library, x: Floats, labels: Labels) -> Collection:
 
 
 def accuracy(collection: Collection, queries: Floats, truth: Labels, k: int, weighting: Weighting = "softmax") -> float:
-    answers = collection.classify(queries, k, weighting=weighting, exact=True)
+    answers = collection.classify(queries, k, Voting(weighting=weighting), exact=True)
     return float(np.mean([answer.label == str(label) for answer, label in zip(answers, truth.tolist(), strict=True)]))
 
 

@@ -12,7 +12,7 @@ from service.analysis.grouping import Recipe
 from service.api.cancellation import run_search
 from service.api.dependencies import CollectionDep
 from service.api.openapi import body, problems, reference
-from service.api.query_vectors import from_image, resolve
+from service.api.query_vectors import read_target
 from service.api.requests import ClusteringBody, ClusterNameBody, ClusterQueryBody, ClusterQueryParams, Limit
 from service.api.responses import (
     ClusterAnswer,
@@ -26,8 +26,7 @@ from service.api.responses import (
 from service.api.routes.jobs import JOB_RESPONSES, WaitS, answer_job
 from service.api.scopes import ScopedRoute, reads
 from service.errors import CollectionEmpty
-from service.http.bodies import read_image, read_json
-from service.http.content_type import IMAGE, JSON, json_only, kind_of
+from service.http.content_type import json_only
 from service.library.jobs import Progress
 from service.points import Cluster, ClusterHit, Clustering
 
@@ -129,16 +128,9 @@ async def query_clusters(
     request: Request, collection: CollectionDep, g: ClusteringId, params: Annotated[ClusterQueryParams, Query()]
 ) -> dict[str, list[ClusterHit]]:
     """Return the clusters nearest to an image, a vector or a stored point."""
-    if kind_of(request, JSON, IMAGE) == IMAGE:
-        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
-        limit = params.limit
-    else:
-        options = await read_json(request, ClusterQueryBody)
-        starts = await resolve(request, collection, [options])
-        limit = options.limit
+    options, start = await read_target(request, collection, ClusterQueryBody, params)
 
     def work() -> list[ClusterHit]:
-        [target] = starts()
-        return collection.query_clusters(g, target.vector, limit)
+        return collection.query_clusters(g, start.read(collection), options.limit)
 
     return {"result": await run_search(request, work)}

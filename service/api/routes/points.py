@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.api.cancellation import cancel_on_disconnect, run_search
-from service.api.dependencies import CollectionDep, PointId, get_service
+from service.api.dependencies import CollectionDep, PointId, get_service, parse_if_given
 from service.api.openapi import body, problems
 from service.api.requests import CountBody, DeleteBody, PatchPointBody, PointText, ScrollBody
 from service.api.responses import CountAnswer, DeletedAnswer, PointAnswer, PutItem, ScrollAnswer
@@ -21,7 +21,6 @@ from service.http.bodies import check_count, parse_object, read_image
 from service.http.content_type import IMAGE, json_only, kind_of
 from service.ingestion.incoming import Incoming, PutResult
 from service.points import UNSET, Point, hash_image
-from service.store.filters import parse_filter
 
 router = APIRouter(prefix="/v1/collections/{c}/points", tags=["points"], route_class=ScopedRoute)
 
@@ -35,11 +34,7 @@ async def delete_points(request: Request, collection: CollectionDep, body: Delet
         check_count(body.ids, get_service(request).settings.max_request_points, "ids")
 
     def work() -> int:
-        return (
-            collection.delete(ids=body.ids)
-            if body.ids is not None
-            else collection.delete(filter=parse_filter(body.filter))
-        )
+        return collection.delete(body.ids, parse_if_given(body.filter))
 
     return DeletedAnswer(deleted=await run_in_threadpool(work))
 
@@ -59,7 +54,7 @@ async def scroll_points(
     wanted = body or ScrollBody()
 
     def work() -> tuple[Sequence[Point], str | None]:
-        condition = parse_filter(wanted.filter) if wanted.filter is not None else None
+        condition = parse_if_given(wanted.filter)
         return collection.scroll(wanted.limit, wanted.cursor, condition, with_vector=wanted.with_vector)
 
     points, cursor = await _read(request, work, wanted.filter)
@@ -73,7 +68,7 @@ async def count_points(request: Request, collection: CollectionDep, body: CountB
     wanted = body or CountBody()
 
     def work() -> int:
-        return collection.count(parse_filter(wanted.filter) if wanted.filter is not None else None)
+        return collection.count(parse_if_given(wanted.filter))
 
     return CountAnswer(count=await _read(request, work, wanted.filter))
 

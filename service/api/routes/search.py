@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
+from service.analysis.voting import Voting
 from service.api.cancellation import run_search
-from service.api.dependencies import CollectionDep, get_service
+from service.api.dependencies import CollectionDep, get_service, parse_if_given
 from service.api.openapi import body, problems, reference
-from service.api.query_vectors import Start, from_image, resolve
+from service.api.query_vectors import QueryVector, embed_targets, read_target
 from service.api.requests import ClassifyBody, ClassifyParams, QueryBatchBody, QueryBody, QueryParams
 from service.api.responses import ClassifyAnswer, HitAnswer, QueryAnswer, QueryBatchAnswer
 from service.api.scopes import ScopedRoute, reads
 from service.concurrency.cooperative import Yielder
-from service.http.bodies import check_count, parse_object, read_image, read_json
+from service.http.bodies import check_count, parse_object, read_json
 from service.http.body_limits import hold
-from service.http.content_type import IMAGE, JSON, json_only, kind_of
+from service.http.content_type import json_only
 from service.http.json_parts import PartsResponse, json_list
-from service.library.library import Collection
+from service.library.search import SearchOptions
 from service.points import Classification, Hit
-from service.store.filters import parse_filter
+from service.store.filters import Filter
 
 router = APIRouter(prefix="/v1/collections/{c}", tags=["search"], route_class=ScopedRoute)
 
@@ -43,16 +44,15 @@ _ERRORS = problems(400, 404, 409, 413, 415, 422, 503, 504)
 @reads
 async def query(request: Request, collection: CollectionDep, params: Annotated[QueryParams, Query()]) -> Response:
     """Return the most similar points. A raw image body takes the options as query parameters, JSON carries them itself."""
-    options: QueryBody | QueryParams
     in_url = _filter_in_url(params)
-    if kind_of(request, JSON, IMAGE) == IMAGE:
-        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
-        options, condition = params, in_url
-    else:
-        options = await read_json(request, QueryBody)
-        starts = await resolve(request, collection, [options])
-        condition = options.filter
-    [hits] = await run_search(request, lambda: _nearest(collection, starts(), options, condition))
+    options, start = await read_target(request, collection, QueryBody, params)
+
+    def work() -> list[list[Hit]]:
+        vectors = [start.read(collection)]
+        condition = in_url if isinstance(options, QueryParams) else parse_if_given(options.filter)
+        return collection.query(vectors, options.limit, _options([start], options, condition))
+
+    [hits] = await run_search(request, work)
     return PartsResponse([b'{"result":', *await _written(hits, options), b"}"], "application/json")
 
 
@@ -73,8 +73,8 @@ async def query_batch(request: Request, collection: CollectionDep) -> Response:
     check_count([q for q in asked.queries if q.image is not None], settings.max_request_images, "images")
     of_a_vector = _NUMBER_BYTES * collection.dimension
     hold(request, sum(each.limit * (_HIT_BYTES + each.with_vector * of_a_vector) for each in asked.queries))
-    conditions = [None if each.filter is None else parse_filter(each.filter) for each in asked.queries]
-    starts = await resolve(request, collection, asked.queries)
+    conditions = [parse_if_given(each.filter) for each in asked.queries]
+    starts = await embed_targets(request, collection, asked.queries)
     groups: dict[str, list[int]] = {}
     for index, (each, condition) in enumerate(zip(asked.queries, conditions, strict=True)):
         # as text: equal filters may differ, for 1 == True
@@ -82,13 +82,14 @@ async def query_batch(request: Request, collection: CollectionDep) -> Response:
         groups.setdefault(options, []).append(index)
 
     def work() -> list[list[Hit]]:
-        resolved = starts()
+        vectors = [start.read(collection) for start in starts]
         found: dict[int, list[Hit]] = {}
         for indices in groups.values():
             shared = asked.queries[indices[0]]
-            hits = _nearest(collection, [resolved[i] for i in indices], shared, shared.filter)
+            options = _options([starts[i] for i in indices], shared, conditions[indices[0]])
+            hits = collection.query([vectors[i] for i in indices], shared.limit, options)
             found |= zip(indices, hits, strict=True)
-        return [found[index] for index in range(len(resolved))]
+        return [found[index] for index in range(len(vectors))]
 
     found = await run_search(request, work, len(asked.queries))
     results = [await _written(hits, each) for hits, each in zip(found, asked.queries, strict=True)]
@@ -106,26 +107,17 @@ async def classify(
     request: Request, collection: CollectionDep, params: Annotated[ClassifyParams, Query()]
 ) -> Classification:
     """Let the nearest labelled points vote, weighted as DINO's kNN is or as asked for. A stored point has no vote on itself."""
-    options: ClassifyBody | ClassifyParams
     in_url = _filter_in_url(params)
-    if kind_of(request, JSON, IMAGE) == IMAGE:
-        starts = await from_image(request, collection, await read_image(request), params.fingerprint)
-        options, condition = params, in_url
-    else:
-        options = await read_json(request, ClassifyBody)
-        starts = await resolve(request, collection, [options])
-        condition = options.filter
+    options, start = await read_target(request, collection, ClassifyBody, params)
 
     def work() -> Classification:
-        [start] = starts()
+        vector = start.read(collection)
         [answer] = collection.classify(
-            [start.vector],
+            [vector],
             options.k,
-            options.temperature,
-            options.reject_below,
-            parse_filter(condition) if condition is not None else None,
-            options.weighting,
-            options.balance,
+            Voting(options.temperature, options.weighting, options.balance),
+            reject_below=options.reject_below,
+            filter=in_url if isinstance(options, ClassifyParams) else parse_if_given(options.filter),
             exclude=None if start.id is None else [start.id],
             exact=options.exact,
         )
@@ -134,27 +126,19 @@ async def classify(
     return await run_search(request, work)
 
 
-def _filter_in_url(params: QueryParams | ClassifyParams) -> dict[str, Any] | None:
+def _filter_in_url(params: QueryParams | ClassifyParams) -> Filter | None:
     """Return the filter of an image's URL. With a JSON body it does not count, and is checked as the other options there are."""
-    condition = parse_object("filter", params.filter)
-    if condition is not None:
-        parse_filter(condition)
-    return condition
+    return parse_if_given(parse_object("filter", params.filter))
 
 
-def _nearest(
-    collection: Collection,
-    starts: Sequence[Start],
-    options: QueryBody | QueryParams,
-    condition: dict[str, Any] | None,
-) -> list[list[Hit]]:
-    return collection.query(
-        [start.vector for start in starts],
-        options.limit,
-        parse_filter(condition) if condition is not None else None,
-        options.score_threshold,
-        options.with_payload,
-        options.with_vector,
+def _options(
+    starts: Sequence[QueryVector], options: QueryBody | QueryParams, condition: Filter | None
+) -> SearchOptions:
+    return SearchOptions(
+        condition,
+        score_threshold=options.score_threshold,
+        with_payload=options.with_payload,
+        with_vector=options.with_vector,
         exclude=[start.id for start in starts] if any(start.id is not None for start in starts) else None,
         exact=options.exact,
     )

@@ -19,6 +19,7 @@ from faults.library.small import small
 
 from service.errors import StorageFull
 from service.library.library import Collection, Library
+from service.library.search import SearchOptions
 from service.points import NewPoint, hash_vector, unit_rows
 from service.store.database import DATABASE_NAME
 
@@ -92,7 +93,7 @@ class Bulk:
         """Search for some of the points; only an exact search must find each, but every search must answer."""
         some = self.draw.sample(sorted(self.stored), min(10, len(self.stored)))
         queries = [self.vector(self.stored[id_]) for id_ in some]
-        hits = self.collection.query(queries, 1, exact=True)
+        hits = self.collection.query(queries, 1, SearchOptions(exact=True))
         assert [[hit.id for hit in found] for found in hits] == [[id_] for id_ in some]
         self.asked += len(some)
         self.found += sum(hits[0].id == id_ for hits, id_ in zip(self.collection.query(queries, 1), some, strict=True))

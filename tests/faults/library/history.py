@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.library.library import Collection, Library
+from service.library.search import SearchOptions
 from service.points import Hit, NewPoint, Point, hash_vector, unit_rows
 from service.store.filters import parse_filter
 
@@ -147,7 +148,7 @@ def content(id_: str, known: Known) -> npt.NDArray[np.float32]:
 
 def nearest(collection: Collection, known: Mapping[str, Known], exact: bool) -> list[list[Hit]]:
     queries = [content(id_, k) for id_, k in known.items()]
-    return collection.query(queries, 1, exact=exact) if queries else []
+    return collection.query(queries, 1, SearchOptions(exact=exact)) if queries else []
 
 
 def scroll_all(collection: Collection) -> list[Point]:

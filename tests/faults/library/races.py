@@ -20,6 +20,7 @@ from faults.library.history import do as write_once
 from faults.library.small import small
 
 from service.library.library import Collection, Library
+from service.library.search import SearchOptions
 from service.points import Hit, unit_rows
 from service.store.filters import parse_filter
 
@@ -98,7 +99,7 @@ def _read(collection: Collection, reader: int, raced: Raced, stop: threading.Eve
             if number % 4 == 3:  # a filter that selects everything takes another way
                 asked = parse_filter({"must": [{"exists": "label"}]})
             began = time.monotonic()
-            [hits] = collection.query([vectors(*query)[0]], EVERYTHING, filter=asked, exact=number % 2 == 0)
+            [hits] = collection.query([vectors(*query)[0]], EVERYTHING, SearchOptions(asked, exact=number % 2 == 0))
             seen.append(Seen(began, time.monotonic(), {hit.id: hit for hit in hits}, query))
             assert len(hits) == len(seen[-1].points), "a point stands twice in an answer"
     except BaseException as error:  # noqa: BLE001 - raised in the main thread

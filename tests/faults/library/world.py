@@ -19,6 +19,7 @@ from faults.library.questions import LABELS, PAYLOADS, Payload, Test, question
 
 from service.errors import CollectionMissing, PointConflict, PointMissing
 from service.library.library import Collection, Library
+from service.library.search import SearchOptions
 from service.points import UNSET, Hit, NewPoint, Point, hash_vector, unit_rows
 from service.store.filters import Filter, parse_filter
 
@@ -158,11 +159,7 @@ class World:
         answers = collection.query(
             [vector(q, collection.dimension) for q in queries],
             limit,
-            filter=condition,
-            score_threshold=least,
-            with_vector=with_vector,
-            exclude=without,
-            exact=exact,
+            SearchOptions(condition, score_threshold=least, with_vector=with_vector, exclude=without, exact=exact),
         )
         candidates = selected(model, test)
         stacked = stack([model[i].content for i in candidates], collection.dimension)

@@ -78,7 +78,7 @@ def test_the_vote_is_the_one_that_its_definition_gives(
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     allowed = set(range(0, 120, 2)) if filtered else set(range(120))
     answers = collection.classify(
-        queries, 15, weighting=weighting, balance=balance, filter=EVEN if filtered else None, exact=True
+        queries, 15, Voting(weighting=weighting, balance=balance), filter=EVEN if filtered else None, exact=True
     )
     for query, answer in zip(queries, answers, strict=True):
         expected = slow(query, vectors, labels, allowed, 15, {"weighting": weighting, "balance": balance})
@@ -94,7 +94,7 @@ def test_a_point_that_is_left_out_neither_votes_nor_counts(collection: Collectio
         [answer] = collection.classify(
             [vectors[number]],
             30,
-            balance="inverse",
+            Voting(balance="inverse"),
             filter=EVEN if filtered else None,
             exclude=[f"p{number:03}"],
         )
@@ -108,7 +108,7 @@ def test_sizes_follow_what_is_written(collection: Collection) -> None:
     query = vectors[7] + 0.1
 
     def found() -> dict[str, float]:
-        return shares(collection.classify([query], 100, temperature=10.0, balance="inverse")[0])
+        return shares(collection.classify([query], 100, Voting(10.0, balance="inverse"))[0])
 
     before = found()
     for _ in range(2):  # the second time from what is kept
@@ -141,7 +141,7 @@ def test_balance_raises_the_balanced_accuracy_of_a_skewed_set(collection: Collec
     queries = cloud(asked)
     scores = {}
     for balance in ("none", "inverse"):
-        answers = collection.classify(queries, 50, balance=balance, exact=True)  # type: ignore[arg-type]
+        answers = collection.classify(queries, 50, Voting(balance=balance), exact=True)  # type: ignore[arg-type]
         scores[balance] = balanced_accuracy_score(asked, [names.index(str(each.label)) for each in answers])
     assert scores["none"] < 0.7
     assert scores["inverse"] > scores["none"] + 0.1
@@ -187,5 +187,5 @@ def test_a_label_is_refused_below_its_probability_only(weighting: Weighting) -> 
 def test_the_only_labelled_point_cannot_be_classified_by_itself(collection: Collection) -> None:
     collection.put([new(0, np.ones(D), "a"), new(1, np.ones(D), None)])
     with pytest.raises(CollectionEmpty):
-        collection.classify([np.ones(D)], exclude=["p000"], balance="inverse")
-    assert collection.classify([np.ones(D)], exclude=["p001"], balance="inverse")[0].label == "a"
+        collection.classify([np.ones(D)], voting=Voting(balance="inverse"), exclude=["p000"])
+    assert collection.classify([np.ones(D)], voting=Voting(balance="inverse"), exclude=["p001"])[0].label == "a"

@@ -60,7 +60,7 @@ def test_leave_one_out_asks_each_point_what_classify_answers_for_it(
         assert point.vector is not None
         for k in (3, 20):
             [answer] = collection.classify(
-                [point.vector], k, 0.1, weighting=weighting, balance=balance, exclude=[point.id], exact=True
+                [point.vector], k, Voting(0.1, weighting, balance), exclude=[point.id], exact=True
             )
             right[str(k)] += answer.label == point.label
             if k == found.best_k:
@@ -141,7 +141,7 @@ def test_the_calibration_error_is_the_definition_s(collection: Collection) -> No
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
     for i in range(300):
         point = collection.point(f"{i:03}", with_vector=True)
-        [answer] = collection.classify([point.vector], 15, 0.5, exclude=[point.id], exact=True)  # type: ignore[list-item]
+        [answer] = collection.classify([point.vector], 15, Voting(0.5), exclude=[point.id], exact=True)  # type: ignore[list-item]
         number = next(n for n in range(BINS) if answer.probability <= (n + 1) / BINS)
         bins[number].append((answer.probability, answer.label == point.label))
     gaps = [abs(sum(p for p, _ in each) - sum(right for _, right in each)) for each in bins]

@@ -17,6 +17,7 @@ import pytest
 from service.errors import LibraryInvalid
 from service.library.collection import Collection
 from service.library.library import Library
+from service.library.search import SearchOptions
 from service.points import NewPoint, Vector, hash_vector, unit_rows
 from service.store.database import DATABASE_NAME, INDEX_FOLDER
 from service.store.filters import parse_filter
@@ -64,14 +65,16 @@ def agrees(collection: Collection, known: dict[str, Vector]) -> None:
     queries = vectors(5, seed=99)
     order = np.argsort(-(queries @ bank.T), axis=1, kind="stable")
     for exact in (True, False):
-        for hits, best in zip(collection.query(queries, 10, exact=exact, with_vector=True), order, strict=True):
+        for hits, best in zip(
+            collection.query(queries, 10, SearchOptions(exact=exact, with_vector=True)), order, strict=True
+        ):
             assert [h.id for h in hits] == [ids[i] for i in best[:10]]
             for hit in hits:
                 assert hit.vector is not None
                 np.testing.assert_allclose(hit.vector, known[hit.id], atol=1e-6)
     low = [i for i in range(len(ids)) if int(ids[i]) < 50]
     low_numbers = parse_filter({"must": [{"key": "n", "range": {"lt": 50}}]})
-    for hits, query in zip(collection.query(queries, 5, filter=low_numbers), queries, strict=True):
+    for hits, query in zip(collection.query(queries, 5, SearchOptions(low_numbers)), queries, strict=True):
         best = sorted(low, key=lambda i: -float(query @ bank[i]))[:5]
         assert [h.id for h in hits] == [ids[i] for i in best]
 
@@ -175,7 +178,7 @@ def finds(collection: Collection, known: dict[str, Vector]) -> None:
     found = [hits[0].id for hits in collection.query(np.stack([known[i] for i in ids]), 1)]
     assert np.mean([a == b for a, b in zip(found, ids, strict=True)]) >= 0.99
     assert set(found) <= set(ids)
-    exact = [hits[0].id for hits in collection.query(np.stack([known[i] for i in ids]), 1, exact=True)]
+    exact = [hits[0].id for hits in collection.query(np.stack([known[i] for i in ids]), 1, SearchOptions(exact=True))]
     assert exact == ids
 
 

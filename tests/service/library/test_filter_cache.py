@@ -7,6 +7,7 @@ from unittest.mock import patch
 import numpy as np
 
 from service.library.library import Library
+from service.library.search import SearchOptions
 from service.points import NewPoint, Vector, hash_vector, unit_rows
 from service.store.filters import parse_filter
 from service.store.records import Records
@@ -42,7 +43,7 @@ def test_filters_keep_up_with_writes(tmp_path: Path) -> None:
             known[changed] = (known[changed][0], "even")
             query = vectors(1, seed=1000 + step)
             even = {i: float(query[0] @ v) for i, (v, la) in known.items() if la == "even"}
-            hits = collection.query(query, 10, filter=condition)[0]
+            hits = collection.query(query, 10, SearchOptions(condition))[0]
             assert [h.id for h in hits] == sorted(even, key=lambda i: -even[i])[:10]
         until = time.monotonic() + 60
         while collection.stats().building:
@@ -60,7 +61,7 @@ def test_filters_that_python_calls_equal_select_what_each_says(tmp_path: Path) -
         )
         for value, id_ in ((1, "one"), (True, "true"), (1.0, "one")):
             condition = parse_filter({"must": [{"key": "n", "match": {"value": value}}]})
-            assert [h.id for h in collection.query(x[:1], 5, filter=condition)[0]] == [id_]
+            assert [h.id for h in collection.query(x[:1], 5, SearchOptions(condition))[0]] == [id_]
 
 
 def test_a_filter_is_asked_of_the_rows_that_changed_and_of_all_again_when_too_many_did(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_filter_is_asked_of_the_rows_that_changed_and_of_all_again_when_too_ma
                 patch.object(Records, "matching", autospec=True, side_effect=Records.matching) as all_rows,
                 patch.object(Records, "matching_among", autospec=True, side_effect=Records.matching_among) as changed,
             ):
-                [hits] = collection.query(x[:1], 50, filter=condition)
+                [hits] = collection.query(x[:1], 50, SearchOptions(condition))
             assert {hit.id for hit in hits} == {p.id for p in collection.scroll(50, filter=condition)[0]}
             return ["all"] * all_rows.call_count + ["changed"] * changed.call_count
 

@@ -10,6 +10,7 @@ import pytest
 from backbone.errors import DirectoryLocked
 from backbone.vote import knn_accuracy
 from service.analysis.grouping import Recipe
+from service.analysis.voting import Voting
 from service.errors import (
     CollectionConflict,
     CollectionEmpty,
@@ -30,6 +31,7 @@ from service.errors import (
     StorageFailed,
 )
 from service.library.library import Collection, Library
+from service.library.search import SearchOptions
 from service.points import NewPoint, Source, hash_vector
 from service.store.cursors import write_cursor
 from service.store.database import DATABASE_NAME
@@ -145,11 +147,11 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         x = fill(collection, 20)
         collection.put([new("q", x[3] + 1, picture=b"jpeg", source=Source("q.png", 4, 5))])
         collection.delete(ids=["p03"])
-        before = collection.query(x, 20, with_vector=True)
+        before = collection.query(x, 20, SearchOptions(with_vector=True))
     with Library.open(tmp_path) as library:
         collection = library.collection("pets")
         assert (collection.fingerprint, collection.dimension, collection.keep) == ("f", D, "image")
-        after = collection.query(x, 20, with_vector=True)
+        after = collection.query(x, 20, SearchOptions(with_vector=True))
         for b, a in zip(before, after, strict=True):
             assert [(h.id, h.score, h.label, h.payload) for h in b] == [(h.id, h.score, h.label, h.payload) for h in a]
         assert collection.picture("q") == b"jpeg"
@@ -211,9 +213,9 @@ def test_labels_and_payloads_are_updated_apart(collection: Collection) -> None:
     assert collection.update("x", label=None).payload == {"n": 1}
     assert collection.update("x", payload={"n": 2}).label is None
     assert collection.point("x").payload == {"n": 2}
-    assert collection.query([np.ones(D)], 1, filter=IS_CAT) == [[]]
+    assert collection.query([np.ones(D)], 1, SearchOptions(IS_CAT)) == [[]]
     collection.update("x", label="cat")
-    assert len(collection.query([np.ones(D)], 1, filter=IS_CAT)[0]) == 1
+    assert len(collection.query([np.ones(D)], 1, SearchOptions(IS_CAT))[0]) == 1
     with pytest.raises(PointMissing):
         collection.update("absent", label="cat")
     with pytest.raises(InvalidLabel):
@@ -327,14 +329,14 @@ def test_a_query_obeys_its_options(collection: Collection) -> None:
     assert len(everything) == 20
     assert all(-1 <= h.score <= 1 for h in everything)
     middle = everything[10].score
-    assert len(collection.query(x[:1], 1000, score_threshold=middle)[0]) == 11
-    assert {h.label for h in collection.query(x[:1], 5, filter=IS_CAT)[0]} == {"cat"}
-    bare = collection.query(x[:1], 1, with_payload=False)[0][0]
+    assert len(collection.query(x[:1], 1000, SearchOptions(score_threshold=middle))[0]) == 11
+    assert {h.label for h in collection.query(x[:1], 5, SearchOptions(IS_CAT))[0]} == {"cat"}
+    bare = collection.query(x[:1], 1, SearchOptions(with_payload=False))[0][0]
     assert (bare.payload, bare.vector) == (None, None)
-    full = collection.query(x[:1], 1, with_vector=True)[0][0]
+    full = collection.query(x[:1], 1, SearchOptions(with_vector=True))[0][0]
     assert full.vector is not None
     np.testing.assert_allclose(full.vector, x[0] / np.linalg.norm(x[0]), atol=1e-6)
-    without = collection.query(x[:2], 19, exclude=["p00", None])
+    without = collection.query(x[:2], 19, SearchOptions(exclude=["p00", None]))
     assert [len(h) for h in without] == [19, 19]
     assert "p00" not in {h.id for h in without[0]}
     assert "p01" in {h.id for h in without[1]}
@@ -342,7 +344,7 @@ def test_a_query_obeys_its_options(collection: Collection) -> None:
 
 def test_a_query_on_an_empty_collection_finds_nothing(collection: Collection) -> None:
     assert collection.query(vectors(2), 10) == [[], []]
-    assert collection.query(vectors(2), 10, filter=IS_CAT, exclude=["a", None]) == [[], []]
+    assert collection.query(vectors(2), 10, SearchOptions(IS_CAT, exclude=["a", None])) == [[], []]
 
 
 def test_a_query_with_an_invalid_vector_is_refused(collection: Collection) -> None:
@@ -362,7 +364,7 @@ def test_classification_equals_the_vote_of_training_and_evaluation(collection: C
     names = ["ant", "bee", "cat", "dog"]
     collection.put([new(str(i), x[i], label=names[truth[i]]) for i in range(200)])
     collection.put([new(f"unlabelled {i}", x[i] + 0.001) for i in range(200)])  # must not vote
-    answers = collection.classify(x[200:], k=20, temperature=0.07)
+    answers = collection.classify(x[200:], k=20, voting=Voting(temperature=0.07))
     accuracy = np.mean([a.label == names[t] for a, t in zip(answers, truth[200:], strict=True)])
     assert accuracy == knn_accuracy(x[:200], truth[:200], x[200:], truth[200:], k=20)
     for answer in answers:
@@ -374,11 +376,13 @@ def test_classification_equals_the_vote_of_training_and_evaluation(collection: C
 
 def test_a_vote_below_reject_below_names_no_class(collection: Collection) -> None:
     fill(collection, 10)
-    answer = collection.classify([np.ones(D)], k=10, temperature=10.0)[0]
+    answer = collection.classify([np.ones(D)], k=10, voting=Voting(temperature=10.0))[0]
     assert answer.label is not None
-    rejected = collection.classify([np.ones(D)], k=10, temperature=10.0, reject_below=answer.probability + 0.01)[0]
+    rejected = collection.classify(
+        [np.ones(D)], k=10, voting=Voting(temperature=10.0), reject_below=answer.probability + 0.01
+    )[0]
     assert (rejected.label, rejected.probability, rejected.classes) == (None, answer.probability, answer.classes)
-    at = collection.classify([np.ones(D)], k=10, temperature=10.0, reject_below=answer.probability)[0]
+    at = collection.classify([np.ones(D)], k=10, voting=Voting(temperature=10.0), reject_below=answer.probability)[0]
     assert at.label == answer.label
 
 
