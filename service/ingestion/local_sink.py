@@ -17,7 +17,7 @@ from backbone.decode import ALL_FORMATS
 from service.embedding.embedder import Answer, Embedder
 from service.embedding.models import start_model
 from service.ingestion.incoming import Incoming, PutResult
-from service.ingestion.ingest import ingest
+from service.ingestion.ingest import Ingest
 from service.ingestion.sinks import IndexedFile
 from service.library.library import Collection, Library
 from service.points import Keep
@@ -69,13 +69,18 @@ class LocalSink:
         Raises:
             BackboneError, SettingsInvalid: an image needs the network, and no runtime computes what the artifact was written with.
         """
-        return ingest(self._collection, items, self._embed, replacing=True)
+        ingest = Ingest(self._collection, items, replacing=True)
+        while not ingest.done:
+            ingest.put(self._embed(ingest.images))
+        return ingest.results
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete points; return how many there were."""
         return self._collection.delete(ids=ids)
 
     def _embed(self, images: Sequence[bytes]) -> Sequence[Answer]:
+        if not images:
+            return []  # and no network is started for it
         return self._embedder.get().embed(images, thumbnails=self._collection.keep == "thumbnail", patient=True)
 
 

@@ -98,10 +98,10 @@ async def put_point(
         label=UNSET if label is None else label,
         payload=UNSET if payload is None else parse_object("payload", payload),
     )
-    [placed] = await put_all(request, collection, [item], replace)
-    if placed.error is not None:
-        raise placed.error
-    return placed
+    [result] = await put_all(request, collection, [item], replace)
+    if result.error is not None:
+        raise result.error
+    return result
 
 
 @router.get("/{id}", response_model=PointAnswer, response_model_exclude_unset=True, responses=problems(404, 422))

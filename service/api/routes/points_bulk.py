@@ -33,7 +33,7 @@ from service.http.body_limits import bytes_of_values, hold
 from service.http.content_type import JSON, MULTIPART, kind_of
 from service.http.problems import item_problem, log_failure
 from service.ingestion.incoming import Incoming, PutResult
-from service.ingestion.ingest import ingest
+from service.ingestion.ingest import Ingest
 from service.library.library import Collection
 from service.points import UNSET, hash_image, hash_vector
 from service.settings import Settings
@@ -78,9 +78,9 @@ async def put_points(request: Request, collection: CollectionDep) -> PutAnswer:
     else:
         wanted, items = await _from_form(request, collection, settings)
     readable = [item for item in items if isinstance(item, Incoming)]
-    placed = {each.id: each for each in await put_all(request, collection, readable, wanted.replace)}
+    results = {each.id: each for each in await put_all(request, collection, readable, wanted.replace)}
     return PutAnswer(
-        result=[_answer(request, placed[item.id] if isinstance(item, Incoming) else item) for item in items]
+        result=[_answer(request, results[item.id] if isinstance(item, Incoming) else item) for item in items]
     )
 
 
@@ -96,14 +96,15 @@ async def put_all(
     has_images = any(item.image is not None for item in items)
     model = service.models.of(collection.fingerprint) if has_images else None
 
-    def embed(images: Sequence[bytes]) -> Sequence[Answer]:
-        assert model is not None
-        answers = model.embedder.embed(images, thumbnails=collection.keep == "thumbnail")
-        count_stages(request, answers)
-        return answers
-
     def work() -> list[PutResult]:
-        return ingest(collection, items, embed, replace)
+        ingest = Ingest(collection, items, replace)
+        while not ingest.done:
+            answers: Sequence[Answer] = []
+            if model is not None and ingest.images:
+                answers = model.embedder.embed(ingest.images, thumbnails=collection.keep == "thumbnail")
+                count_stages(request, answers)
+            ingest.put(answers)
+        return ingest.results
 
     return await anyio.to_thread.run_sync(work, limiter=service.waiting_threads)
 
@@ -184,10 +185,10 @@ def _incoming(
     )
 
 
-def _answer(request: Request, placed: PutResult) -> PutItem:
-    if placed.error is None:
-        return PutItem(id=placed.id, status=placed.status)
-    problem = item_problem(placed.error)
+def _answer(request: Request, result: PutResult) -> PutItem:
+    if result.error is None:
+        return PutItem(id=result.id, status=result.status)
+    problem = item_problem(result.error)
     if problem["status"] == 500:
-        log_failure(request, placed.error)
-    return PutItem(id=placed.id, error=Problem(**problem))
+        log_failure(request, result.error)
+    return PutItem(id=result.id, error=Problem(**problem))
