@@ -51,7 +51,7 @@ class Refusal(BaseModel):
 
 
 class PutOutcome(BaseModel):
-    """What became of one point of a batch."""
+    """The outcome of one point of a batch."""
 
     id: str
     status: Literal["created", "unchanged", "replaced"] | None = None

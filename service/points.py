@@ -1,4 +1,4 @@
-"""What goes into a collection and what comes out of it: the types the library and the routes share, and their rules."""
+"""Points, hits and clusters: the types of what goes into a collection and comes out, and the rules of ids, labels and vectors."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is known of a point without reading its content."""
+    """The record of a point without its content."""
 
     content_hash: bytes
     label: str | None
@@ -97,7 +97,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one point of a put: exactly one of `status` and `error` is set."""
+    """The outcome of a put for one point: exactly one of `status` and `error` is set."""
 
     id: str
     status: PutStatus | None = None

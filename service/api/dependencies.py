@@ -1,4 +1,4 @@
-"""What every handler starts from: the open service, the collection and point that the path names, the timings of the request."""
+"""Dependencies of the handlers: the open service, the collection and point that the path names, the timings of the request."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from service.store.filters import Filter, parse_filter
 
 
 def get_service(request: Request) -> Service:
-    """Return what is open."""
+    """Return the open service."""
     service: Service = request.app.state.service
     return service
 
 
 def timings(request: Request) -> Timings:
-    """Return where the stages of this request are counted."""
+    """Return the timings of this request, in which its stages are counted."""
     return request_state(request.scope).timings
 
 
 def count_stages(request: Request, answers: Iterable[object]) -> None:
-    """Count what embedding these answers took."""
+    """Count the time that embedding these answers took."""
     stages = timings(request)
     for answer in answers:
         if isinstance(answer, Embedded):

@@ -1,4 +1,4 @@
-"""Examples of the OpenAPI document: requests that work as they stand, one after another, on a collection of four pictures of animals,
+"""Examples for the OpenAPI document: requests that work as they stand, one after another, on a collection of four pictures of animals,
 and their answers.
 
 The requests are written for the model that is loaded, so that a vector has as many numbers as its vectors have. The answers are put

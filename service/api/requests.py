@@ -1,4 +1,4 @@
-"""What comes over the wire as JSON: requests, with their limits as types.
+"""Request models: the JSON of requests, with their limits as types.
 
 They are read strictly: a number is not a string, an unknown key is an error. Of a list only the first wrong item is named, and of many
 unknown keys none: a megabyte of them would else become gigabytes of errors. Ids, labels, payloads and filters are checked by the
@@ -23,7 +23,7 @@ def _whole(value: object) -> object:
 
 
 WHOLE = BeforeValidator(_whole)
-# What the library says of ids and labels, as far as a schema can.
+# The library's rule of ids and labels, as far as a schema can say it.
 TEXT_RULE: dict[str, Any] = {
     "minLength": 1,
     "maxLength": MAX_ID_CHARS,
@@ -71,7 +71,7 @@ TwoValues = Annotated[list[Scalar], Field(min_length=2, max_length=2, fail_fast=
 
 
 def exactly_one(*names: str) -> dict[str, Any]:
-    """Return what says in a schema that exactly one of these fields is given, and not as null."""
+    """Return the part of a schema by which exactly one of these fields is given, and not as null."""
     return {"oneOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]}
 
 

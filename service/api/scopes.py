@@ -1,4 +1,4 @@
-"""Scopes of keys: a route but GET needs `write`, unless its handler is marked `@reads`."""
+"""Key scopes: a route but GET needs `write`, unless its handler is marked `@reads`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ScopedRoute(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request, whose JSON is read as `JsonRequest` reads it."""
+        """Return the handler of a request, whose JSON is read as `JsonRequest` reads it."""
         answer = super().get_route_handler()
 
         async def answer_json(request: Request) -> Response:

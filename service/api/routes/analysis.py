@@ -1,4 +1,4 @@
-"""What is odd in a collection: near-duplicates and outliers."""
+"""Analysis routes: near-duplicates and outliers of a collection, as jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clusterings: make one, look into it, name its clusters, find the cluster nearest to an image, delete it."""
+"""Clustering routes: make one, look into it, name its clusters, find the cluster nearest to an image, delete it."""
 
 from __future__ import annotations
 

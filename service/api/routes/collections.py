@@ -1,4 +1,4 @@
-"""Collections: make, look at, drop."""
+"""Collection routes: make, look at, drop."""
 
 from __future__ import annotations
 

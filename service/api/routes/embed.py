@@ -1,4 +1,4 @@
-"""Images in, vectors out; nothing is stored."""
+"""Embedding routes: images in, vectors out; nothing is stored."""
 
 from __future__ import annotations
 

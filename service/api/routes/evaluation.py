@@ -1,4 +1,4 @@
-"""What the vote is worth here, and which labels it doubts: leave-one-out over the labelled points, as jobs."""
+"""Evaluation routes: how good the vote is, and the labels that it contradicts; leave-one-out over the labelled points, as jobs."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ async def evaluate_classification(
     request: Request, collection: CollectionDep, body: EvaluateBody, wait_s: WaitS = 10.0
 ) -> Response:
     """Classify every labelled point by the others, as a job: 200 with the figures, or 202 with its id after `wait_s`."""
-    chosen = _filter(body)
+    condition = _filter(body)
 
     def work(progress: Progress) -> dict[str, Any]:
-        return asdict(evaluate(_labelled(collection, chosen), body.ks, _voting(body), body.exact, progress))
+        return asdict(evaluate(_labelled(collection, condition), body.ks, _voting(body), body.exact, progress))
 
-    return await _as_job(request, collection, "evaluate", chosen, work, wait_s)
+    return await _as_job(request, collection, "evaluate", condition, work, wait_s)
 
 
 @router.post(
@@ -53,16 +53,16 @@ async def list_label_issues(
     request: Request, collection: CollectionDep, body: LabelIssuesBody, wait_s: WaitS = 10.0
 ) -> Response:
     """Find labels that the neighbours outvote, as a job: 200 with them, or 202 with its id after `wait_s`."""
-    chosen = _filter(body)
+    condition = _filter(body)
     return await _as_job(
-        request, collection, "label-issues", chosen, lambda p: _label_issues(collection, body, chosen, p), wait_s
+        request, collection, "label-issues", condition, lambda p: _label_issues(collection, body, condition, p), wait_s
     )
 
 
 async def _as_job(
-    request: Request, collection: Collection, kind: str, chosen: Filter, work: Work, wait_s: float
+    request: Request, collection: Collection, kind: str, condition: Filter, work: Work, wait_s: float
 ) -> Response:
-    if await run_in_threadpool(collection.count, chosen) < LEAST_VOTERS:
+    if await run_in_threadpool(collection.count, condition) < LEAST_VOTERS:
         raise CollectionEmpty(
             f"the collection {collection.name} has fewer than two labelled points to compare; put more with labels first."
         )
@@ -77,18 +77,20 @@ def _voting(body: EvaluateBody | LabelIssuesBody) -> Voting:
     return Voting(body.temperature, body.weighting, body.balance)
 
 
-def _labelled(collection: Collection, chosen: Filter) -> PointSet:
+def _labelled(collection: Collection, condition: Filter) -> PointSet:
     """Return the labelled points that a filter selects."""
     point_set = collection.point_set()
-    if chosen == Filter(must=(LABELLED,)):
+    if condition == Filter(must=(LABELLED,)):
         return point_set.labelled()
     # a point that lost its label in between is out of both
-    rows = np.isin(point_set.rows, collection.matching(chosen), assume_unique=True)
+    rows = np.isin(point_set.rows, collection.matching(condition), assume_unique=True)
     return point_set.subset(np.flatnonzero(rows)).labelled()
 
 
-def _label_issues(collection: Collection, body: LabelIssuesBody, chosen: Filter, progress: Progress) -> dict[str, Any]:
-    point_set = _labelled(collection, chosen)
+def _label_issues(
+    collection: Collection, body: LabelIssuesBody, condition: Filter, progress: Progress
+) -> dict[str, Any]:
+    point_set = _labelled(collection, condition)
     found = find_label_issues(point_set, body.k, body.limit, _voting(body), body.exact, progress)
     rows = [row for issue in found.issues for row in (issue.row, *(each.row for each in issue.neighbours))]
     points = collection.by_rows(np.array(rows, np.int64))

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, what did it do, and what model is it."""
+"""Health routes: liveness, readiness, metrics, and the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's routes, so that a client made for them works unchanged: images as data URIs or base64, and OpenAI's shape of errors."""
+"""OpenAI-compatible routes, which a client made for OpenAI uses unchanged: images as data URIs or base64, OpenAI's shape of errors."""
 
 from __future__ import annotations
 

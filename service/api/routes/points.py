@@ -1,4 +1,4 @@
-"""Single points: put an image under an id, look at it, change what is said about it, delete it."""
+"""Point routes: put an image under an id, look at it, change what is said about it, delete it."""
 
 from __future__ import annotations
 
@@ -167,5 +167,5 @@ async def get_thumbnail(request: Request, collection: CollectionDep, id: PointId
 
 
 async def _read(request: Request, work: Callable[[], T], condition: dict[str, Any] | None) -> T:
-    """Run a read. With a filter it looks through the collection as a search does, and takes its turn among them."""
+    """Run a read. With a filter it looks through the collection as a search does, and takes a slot among them."""
     return await (run_in_threadpool(work) if condition is None else run_search(request, work))

@@ -1,4 +1,4 @@
-"""Many points at once: JSON with vectors or base64 images, multipart with image files, or one npy matrix with ids."""
+"""Bulk puts of points: JSON with vectors or base64 images, multipart with image files, or one npy matrix with ids."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ async def put_all(
         ingest = Ingest(collection, items, replace)
         while not ingest.done:
             answers: Sequence[Answer] = []
-            if model is not None and ingest.images:
-                answers = model.embedder.embed(ingest.images, thumbnails=collection.keep == "thumbnail")
+            if model is not None and (images := ingest.images):
+                answers = model.embedder.embed(images, thumbnails=collection.keep == "thumbnail")
                 count_stages(request, answers)
             ingest.put(answers)
         return ingest.results

@@ -1,4 +1,4 @@
-"""Search and classification: by vector, by a stored point, or by an image."""
+"""Search routes and classification: by vector, by a stored point, or by an image."""
 
 from __future__ import annotations
 

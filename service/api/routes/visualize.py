@@ -1,4 +1,4 @@
-"""What the network sees in an image, as a picture."""
+"""Visualisation of what the network sees in an image, as a picture."""
 
 from __future__ import annotations
 
