@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.api.cancellation import cancel_on_disconnect
 from service.api.dependencies import check_fingerprint, count_stages, get_service
-from service.api.requests import Target
+from service.api.requests import ClassifyParams, ClusterQueryParams, QueryParams, Target
 from service.embedding.embedder import Embedded
 from service.errors import ItemsRefused
 from service.http.bodies import decode_base64, float32, read_image, read_json
@@ -37,16 +37,8 @@ class QueryVector:
         return stored
 
 
-class ImageParams(Protocol):
-    """The options of a search whose body is an image."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Return the model that its other vectors are said to be of."""
-
-
 Body = TypeVar("Body", bound=Target)
-Params = TypeVar("Params", bound=ImageParams)
+Params = TypeVar("Params", QueryParams, ClassifyParams, ClusterQueryParams)  # of an image
 
 
 async def read_target(

@@ -1,4 +1,4 @@
-"""What a caller can get wrong, on every route that takes it: a refusal with a code, nothing stored, the service as before.
+"""Bad input, on every route that takes it: a refusal with a code, nothing stored, the service as before.
 
 Bodies are written as the JSON text that is sent, because much of what goes wrong is no value that Python would write.
 """

@@ -1,4 +1,4 @@
-"""S32: a caller who leaves frees its place in the queue, and what it left waiting is not computed."""
+"""Cancellation (S32): a caller who leaves frees its place in the queue, and what it left waiting is not computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large requests and answers on one connection, and a probe on another: one event loop answers both."""
+"""Event loop lag: large requests and answers on one connection, and a probe on another: one event loop answers both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backbone import Artifact
 
 MiB = 2**20
-# A probe waits some 20 to 50 ms, on two busy cores. A busier machine prolongs every turn, so the best of a few tries counts, against
+# A probe waits some 20 to 50 ms, on two busy cores. A busier machine prolongs every task, so the best of a few tries counts, against
 # what these took of the loop in one go before they were cut: numbers 0.8 s, patches 0.25 s, points 0.15 s.
 WORST_S, TRIES = 0.1, 5
 

@@ -1,4 +1,4 @@
-"""Every example of the document is sent as it stands and answered as documented."""
+"""Examples of the OpenAPI document: every one is sent as it stands and answered as documented."""
 
 from __future__ import annotations
 

@@ -85,11 +85,11 @@ def test_issues_name_the_points_and_their_neighbours(client: TestClient, filled:
 
 
 def test_a_filter_confines_who_is_asked_and_who_votes(client: TestClient, filled: str) -> None:
-    chosen = {"must": [{"key": "n", "range": {"lt": 30}}]}
-    found = client.post(f"{filled}/classify/evaluate", json={"ks": [3], "filter": chosen}).json()
+    condition = {"must": [{"key": "n", "range": {"lt": 30}}]}
+    found = client.post(f"{filled}/classify/evaluate", json={"ks": [3], "filter": condition}).json()
     assert found["points"] == 30
     assert found["accuracy"]["3"] == pytest.approx(29 / 30)
-    issues = client.post(f"{filled}/label-issues", json={"k": 3, "filter": chosen}).json()
+    issues = client.post(f"{filled}/label-issues", json={"k": 3, "filter": condition}).json()
     assert [each["id"] for each in issues["result"]] == ["p5"]
     assert issues["checked"] == 30
     assert {hit["id"] for hit in issues["result"][0]["neighbours"]} <= {f"p{i}" for i in range(30)}
