@@ -1,4 +1,4 @@
-"""The service as a process of its own, on a free port of this machine, for as long as a block lasts."""
+"""The service as a process of its own, on a free port of this machine: started, waited for, and stopped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,33 +29,57 @@ def running_service(artifact: Path, data: Path, **settings: str) -> Iterator[Cli
     Raises:
         ServiceUnreachable: it did not come up; its own words are in the message.
     """
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("DINODEX_")},
-        "DINODEX_ALLOW_ANONYMOUS": "1",
-        **{f"DINODEX_{name.upper()}": value for name, value in settings.items()},
-    }
-    log = data.parent / "service.log"
-    command = [
-        sys.executable,
-        "-m",
-        "dinodex",
-        "serve",
-        "--artifact",
-        str(artifact),
-        "--data",
-        str(data),
-        "--port",
-        "0",
-    ]
-    with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
+    process, url = start_service(artifact, data, data.parent / "service.log", {"allow_anonymous": 1, **settings})
     try:
-        with Client(_wait_for_url(process, log)) as client:
+        with Client(url) as client:
             client.wait_until_ready(START_S)
             yield client
     finally:
         process.terminate()
         process.wait(STOP_S)
+
+
+def start_service(
+    artifact: Path,
+    data: Path,
+    log: Path,
+    settings: Mapping[str, object],
+    *,
+    inside: Sequence[str] = (),
+    own_session: bool = False,
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start `dinodex serve` with these settings and no others; return the process and the URL that it listens on.
+
+    Args:
+        artifact: what it embeds with.
+        data: its data directory.
+        log: file that gets all that it says.
+        settings: by name, as `threads`.
+        inside: a command that becomes `dinodex serve`, which stands behind it.
+        own_session: whether a signal to its group reaches the service and what it starts, and nobody else.
+
+    Raises:
+        ServiceUnreachable: it did not come up; its own words are in the message.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DINODEX_")}
+    environment |= {f"DINODEX_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [*inside, *serve_command(artifact, data)]
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(  # noqa: S603
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=own_session
+        )
+    try:
+        return process, _wait_for_url(process, log)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def serve_command(artifact: Path, data: Path, port: str = "0") -> list[str]:
+    """Return the command that serves an artifact; port 0 is a free one."""
+    given = ["--artifact", str(artifact), "--data", str(data), "--port", port]
+    return [sys.executable, "-m", "dinodex", "serve", *given]
 
 
 def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from dinodex.demo_service import start_service
 
 MiB = 2**20
 
@@ -41,6 +42,17 @@ class ServiceProcess:
     port: int
     process: subprocess.Popen[bytes]
     log: Path
+
+    @property
+    def url(self) -> str:
+        """Return where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        """End it, and all in its session, with SIGKILL; nothing where it has ended."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def lines(self) -> list[dict[str, Any]]:
         """Return what was logged; the line for a person that says where it serves is none of it."""
@@ -75,34 +87,31 @@ class ServiceProcess:
 
 @contextmanager
 def service_process(
-    artifact: Path, data: Path, log: Path, inside: Sequence[str] = (), **settings: object
+    artifact: Path,
+    data: Path,
+    log: Path,
+    inside: Sequence[str] = (),
+    stop: Literal["term", "kill"] = "term",
+    **settings: object,
 ) -> Iterator[ServiceProcess]:
-    """Start a service on a free port with these settings and no others, and stop it with SIGTERM.
+    """Start a service on a free port with these settings and no others, and stop it in the end.
 
-    `inside` stands in front of its command, and becomes that.
+    Args:
+        artifact: what it embeds with.
+        data: its data directory.
+        log: file that gets what it logs.
+        inside: stands in front of its command, and becomes that.
+        stop: `term`: with SIGTERM, after which it must end with 0, as it must where the block has ended it;
+            `kill`: with SIGKILL, also to all that it started, where it still runs.
+        settings: by name, as `threads=1`.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DINODEX_")}
-    environment |= {f"DINODEX_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [
-        *inside,
-        sys.executable,
-        "-m",
-        "dinodex",
-        "serve",
-        "--artifact",
-        str(artifact),
-        "--data",
-        str(data),
-        "--port",
-        "0",
-    ]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
+    process, url = start_service(artifact, data, log, settings, inside=inside, own_session=stop == "kill")
+    service = ServiceProcess(int(url.rpartition(":")[2]), process, log)
     try:
-        while not (found := re.search(r"^serving on http://127.0.0.1:(\d+)$", log.read_text(), re.MULTILINE)):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        yield ServiceProcess(int(found[1]), process, log)
+        yield service
     finally:
-        process.terminate()
-        assert process.wait(60) == 0, log.read_text()[-2000:]
+        if stop == "term":
+            process.terminate()
+            assert process.wait(60) == 0, log.read_text()[-2000:]
+        else:
+            service.kill()

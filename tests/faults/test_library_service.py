@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from faults.figures import FIGURES, SEED
 from faults.library.history import THREADS, content, effect, expected, ids, taken, vectors
 from numpy.typing import NDArray
+from processes import service_process
 
 from backbone import Artifact
 from dinodex import Client
@@ -25,42 +20,8 @@ from dinodex.errors import ClientError
 
 KILLS = 30
 LONGEST_S = 3.0  # of writing
+SERVED = {"allow_anonymous": 1, "runtime": "torch", "threads": 1}
 MORE = 16  # numbers of the artifact's vectors beyond ours
-
-
-@contextmanager
-def serving(artifact: Path, data: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A service in a session of its own, so that a kill reaches all that it started; yields its URL."""
-    environment = {**os.environ, "DINODEX_ALLOW_ANONYMOUS": "1", "DINODEX_RUNTIME": "torch", "DINODEX_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "dinodex",
-        "serve",
-        "--artifact",
-        str(artifact),
-        "--data",
-        str(data),
-        "--port",
-        "0",
-    ]
-    with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stderr is not None
-        try:
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                if line.startswith("serving on "):
-                    threading.Thread(target=process.stderr.read, daemon=True).start()  # its log must not fill the pipe
-                    yield line.removeprefix("serving on ").strip(), process
-                    break
-            else:
-                raise AssertionError(f"the service did not start: {''.join(said)}")
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 def longer(vector: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -116,7 +77,10 @@ def test_s44_a_service_killed_at_random_moments_has_every_write_that_it_answered
     draw, done, answered, unanswered, starts = random.Random(SEED), [0] * THREADS, 0, 0, []
     for killed in range(KILLS + 1):
         began = time.monotonic()
-        with serving(tiny_artifact.path, tmp_path / "data") as (url, process), Client(url) as client:
+        with (
+            service_process(tiny_artifact.path, tmp_path / "data", tmp_path / "log", stop="kill", **SERVED) as service,
+            Client(service.url) as client,
+        ):
             client.wait_until_ready()
             starts.append(time.monotonic() - began)
             points = client.collection("c")
@@ -126,11 +90,11 @@ def test_s44_a_service_killed_at_random_moments_has_every_write_that_it_answered
             if killed == KILLS:
                 break
             before, done = sum(there), there
-            writers = [threading.Thread(target=write_until_killed, args=(url, t, done)) for t in range(THREADS)]
+            writers = [threading.Thread(target=write_until_killed, args=(service.url, t, done)) for t in range(THREADS)]
             for writer in writers:
                 writer.start()
             time.sleep(draw.uniform(0, LONGEST_S))
-            os.killpg(process.pid, signal.SIGKILL)
+            service.kill()
             for writer in writers:
                 writer.join()
             answered += sum(done) - before

@@ -2,20 +2,21 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import httpx
 import pytest
 import structlog
+from processes import ServiceProcess, service_process
 
 from backbone.errors import ArtifactInvalid, DirectoryLocked, PathMissing
 from service.app import create_app
@@ -33,91 +34,51 @@ TIMEOUT_S = 60.0
 PNG = {"content-type": "image/png"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@dataclass
+class Served:
+    """A service in a process of its own, and a client of it."""
 
-
-class Server:
-    """A service in a process of its own."""
-
-    def __init__(self, artifact: Path, data: Path, **env: str) -> None:
-        self.port = free_port()
-        code = (
-            "from service.serve import serve; from service.settings import load_settings; serve(load_settings(), print)"
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            env={
-                **os.environ,
-                "DINODEX_ARTIFACT": str(artifact),
-                "DINODEX_DATA": str(data),
-                "DINODEX_PORT": str(self.port),
-                "DINODEX_RUNTIME": "openvino",
-                "DINODEX_THREADS": "1",
-                **env,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=TIMEOUT_S)
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if self.client.get("/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)  # the process has not got as far as its port
-        raise AssertionError(self.stop(signal.SIGKILL))
-
-    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> tuple[int, str, list[dict[str, Any]]]:
-        """Return exit code, standard output and the log."""
-        self.client.close()
-        if self.process.poll() is None:
-            self.process.send_signal(with_signal)
-        out, err = self.process.communicate(timeout=TIMEOUT_S)
-        return self.process.returncode, out, [json.loads(line) for line in err.splitlines()]
+    process: ServiceProcess
+    client: httpx.Client
 
 
 @pytest.fixture
-def start(tiny_artifact: Artifact, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
+def start(tiny_artifact: Artifact, tmp_path: Path) -> Callable[..., AbstractContextManager[Served]]:
+    """Start services on one data directory, each for a block."""
 
-    def make(**env: str) -> Server:
-        servers.append(Server(tiny_artifact.path, tmp_path / "data", **env))
-        return servers[-1]
+    @contextmanager
+    def make(stop: Literal["term", "kill"] = "term", **settings: object) -> Iterator[Served]:
+        given: dict[str, object] = {"runtime": "openvino", "threads": 1, **settings}
+        with (
+            service_process(tiny_artifact.path, tmp_path / "data", tmp_path / "log", stop=stop, **given) as process,
+            httpx.Client(base_url=process.url, timeout=TIMEOUT_S) as client,
+        ):
+            assert client.get("/readyz").status_code == 200
+            yield Served(process, client)
 
-    yield make
-    for server in servers:
-        if server.process.poll() is None:
-            server.stop(signal.SIGKILL)
+    return make
 
 
 def test_a_real_service_answers_logs_json_and_ends_with_0_on_sigterm(
-    start: Callable[..., Server], png: Callable[..., bytes], tmp_path: Path
+    start: Callable[..., AbstractContextManager[Served]], png: Callable[..., bytes], tmp_path: Path
 ) -> None:
     key = tmp_path / "key"
     key.write_text("s3cret-key\n")
-    server = start(DINODEX_API_KEY_FILE=str(key))
-    server.wait_until_ready()
-    assert server.client.get("/v1/model").status_code == 401
-    server.client.headers["Authorization"] = "Bearer s3cret-key"
-    assert server.client.put("/v1/collections/c").status_code == 201
-    for point in ("a%2Fb.png", "a%2Fthumbnail", "..%2Fx", "scroll"):
-        put = server.client.put(f"/v1/collections/c/points/{point}", content=png(), headers=PNG)
-        assert put.status_code == 200
-        assert server.client.get(f"/v1/collections/c/points/{point}").status_code == 200
-    ids = [each["id"] for each in server.client.post("/v1/collections/c/points/scroll", json={}).json()["result"]]
-    assert ids == ["../x", "a/b.png", "a/thumbnail", "scroll"]
-    model = server.client.get("/v1/model").json()
-    assert model["runtime"] == "openvino"
-    code, out, log = server.stop()
-    assert code == 0
-    assert out == f"http://127.0.0.1:{server.port}\n"
+    with start(api_key_file=key) as server:
+        assert server.client.get("/v1/model").status_code == 401
+        server.client.headers["Authorization"] = "Bearer s3cret-key"
+        assert server.client.put("/v1/collections/c").status_code == 201
+        for point in ("a%2Fb.png", "a%2Fthumbnail", "..%2Fx", "scroll"):
+            put = server.client.put(f"/v1/collections/c/points/{point}", content=png(), headers=PNG)
+            assert put.status_code == 200
+            assert server.client.get(f"/v1/collections/c/points/{point}").status_code == 200
+        ids = [each["id"] for each in server.client.post("/v1/collections/c/points/scroll", json={}).json()["result"]]
+        assert ids == ["../x", "a/b.png", "a/thumbnail", "scroll"]
+        model = server.client.get("/v1/model").json()
+        assert model["runtime"] == "openvino"
+    assert server.process.process.returncode == 0
+    assert server.process.log.read_text().splitlines().count(f"serving on {server.process.url}") == 1
+    log = server.process.lines()
     requests = [line for line in log if line["event"] == "request"]
     assert {(line["method"], line["status"]) for line in requests} >= {("PUT", 201), ("GET", 200), ("GET", 401)}
     assert all(line["request_id"] and line["level"] == "info" for line in requests)
@@ -125,34 +86,35 @@ def test_a_real_service_answers_logs_json_and_ends_with_0_on_sigterm(
     assert str(tmp_path) not in json.dumps(log)
 
 
-def test_a_request_under_way_at_sigterm_is_answered(start: Callable[..., Server], png: Callable[..., bytes]) -> None:
-    server = start(DINODEX_ALLOW_ANONYMOUS="1", DINODEX_BATCH_WAIT_MS="1000")
-    server.wait_until_ready()
-    statuses: list[int] = []
-    asking = threading.Thread(
-        target=lambda: statuses.append(server.client.post("/v1/embed", content=png(), headers=PNG).status_code)
-    )
-    asking.start()
-    time.sleep(0.3)  # it now waits for company in the batcher
-    server.process.send_signal(signal.SIGTERM)
-    asking.join(TIMEOUT_S)
-    assert statuses == [200]
-    assert server.stop()[0] == 0
+def test_a_request_under_way_at_sigterm_is_answered(
+    start: Callable[..., AbstractContextManager[Served]], png: Callable[..., bytes]
+) -> None:
+    with start(allow_anonymous=1, batch_wait_ms=1000) as server:
+        statuses: list[int] = []
+        asking = threading.Thread(
+            target=lambda: statuses.append(server.client.post("/v1/embed", content=png(), headers=PNG).status_code)
+        )
+        asking.start()
+        time.sleep(0.3)  # it now waits for others in the batcher
+        server.process.process.send_signal(signal.SIGTERM)
+        asking.join(TIMEOUT_S)
+        assert statuses == [200]
+    assert server.process.process.returncode == 0
 
 
-def test_an_acknowledged_point_survives_sigkill(start: Callable[..., Server], png: Callable[..., bytes]) -> None:
-    server = start(DINODEX_ALLOW_ANONYMOUS="1")
-    server.wait_until_ready()
-    server.client.put("/v1/collections/c").raise_for_status()
-    for index in range(5):
-        server.client.put(f"/v1/collections/c/points/{index}", content=png(seed=index), headers=PNG).raise_for_status()
-    assert server.stop(signal.SIGKILL)[0] == -signal.SIGKILL
-    again = start(DINODEX_ALLOW_ANONYMOUS="1")
-    again.wait_until_ready()
-    assert again.client.post("/v1/collections/c/points/count", json={}).json() == {"count": 5}
-    hits = again.client.post("/v1/collections/c/query", content=png(seed=3), headers=PNG).json()["result"]
-    assert hits[0]["id"] == "3"
-    assert again.stop()[0] == 0
+def test_an_acknowledged_point_survives_sigkill(
+    start: Callable[..., AbstractContextManager[Served]], png: Callable[..., bytes]
+) -> None:
+    with start(stop="kill", allow_anonymous=1) as server:
+        server.client.put("/v1/collections/c").raise_for_status()
+        for index in range(5):
+            put = server.client.put(f"/v1/collections/c/points/{index}", content=png(seed=index), headers=PNG)
+            put.raise_for_status()
+    assert server.process.process.returncode == -signal.SIGKILL
+    with start(allow_anonymous=1) as again:
+        assert again.client.post("/v1/collections/c/points/count", json={}).json() == {"count": 5}
+        hits = again.client.post("/v1/collections/c/query", content=png(seed=3), headers=PNG).json()["result"]
+        assert hits[0]["id"] == "3"
 
 
 def test_a_port_in_use_is_said_before_anything_is_loaded(

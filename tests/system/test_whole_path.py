@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pictures import encoded, picture
+from processes import service_process
 
 from backbone import Artifact, DecodeLimits, ListedImage, list_images
 from backbone.durable import read_file
@@ -36,6 +32,7 @@ from training.run import train
 
 # The arithmetic of training and evaluation, whatever would be faster here.
 AS_TRAINED = {"runtime": "torch", "precision": "fp32", "threads": "1"}
+SERVED = {"allow_anonymous": 1, "runtime": "torch", "threads": 1}
 TINY = ["backbone=vit_tiny_patch8", "image_size=32", "depth=2", "max_steps=6", "batch_size=16", "workers=0", "seed=3"]
 
 
@@ -64,38 +61,6 @@ class Written:
     acknowledged: set[str] = field(default_factory=set)
 
 
-@contextmanager
-def service_to_kill(artifact: Path, data: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A service process in a group of its own, so that a kill reaches its workers, too."""
-    environment = {**os.environ, "DINODEX_ALLOW_ANONYMOUS": "1", "DINODEX_RUNTIME": "torch", "DINODEX_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "dinodex",
-        "serve",
-        "--artifact",
-        str(artifact),
-        "--data",
-        str(data),
-        "--port",
-        "0",
-    ]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if line.startswith("serving on "):
-                yield line.removeprefix("serving on ").strip(), process
-                break
-        else:
-            pytest.fail("the service did not start")
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
-
-
 def write_until_killed(url: str, written: Written, round_number: int, worker: int) -> None:
     """Put images, ready vectors and batches until the service is gone; note what was answered."""
     generator = random.Random(round_number * 10 + worker)
@@ -117,16 +82,16 @@ def write_until_killed(url: str, written: Written, round_number: int, worker: in
 
 
 def test_a_service_killed_while_points_are_put_has_every_acknowledged_point_and_none_half_written(
-    trained: Artifact, indexed: Path
+    trained: Artifact, indexed: Path, tmp_path: Path
 ) -> None:
-    written = Written()
+    written, log = Written(), tmp_path / "log"
     generator = random.Random(20_261_122)
     for round_number in range(3):
-        with service_to_kill(trained.path, indexed) as (url, process):
-            with Client(url) as client:
+        with service_process(trained.path, indexed, log, stop="kill", **SERVED) as service:
+            with Client(service.url) as client:
                 client.wait_until_ready()
             writers = [
-                threading.Thread(target=write_until_killed, args=(url, written, round_number, worker))
+                threading.Thread(target=write_until_killed, args=(service.url, written, round_number, worker))
                 for worker in range(3)
             ]
             for writer in writers:
@@ -135,11 +100,11 @@ def test_a_service_killed_while_points_are_put_has_every_acknowledged_point_and_
             deadline = time.monotonic() + 60
             while len(written.acknowledged) < goal and time.monotonic() < deadline:
                 time.sleep(0.005)
-            os.killpg(process.pid, signal.SIGKILL)
+            service.kill()
             for writer in writers:
                 writer.join()
     assert len(written.acknowledged) >= 30
-    with service_to_kill(trained.path, indexed) as (url, _), Client(url) as client:
+    with service_process(trained.path, indexed, log, stop="kill", **SERVED) as service, Client(service.url) as client:
         client.wait_until_ready()
         digits = client.collection("digits")
         found = {point.id: point for point in digits.scroll(with_vector=True)}
@@ -219,11 +184,11 @@ def test_the_service_s_vote_is_the_evaluation_s(trained: Artifact, indexed: Path
 
 
 def test_sigterm_ends_the_service_with_zero(trained: Artifact, tmp_path: Path) -> None:
-    with service_to_kill(trained.path, tmp_path / "data") as (url, process):
-        with Client(url) as client:
+    with service_process(trained.path, tmp_path / "data", tmp_path / "log", **SERVED) as service:
+        with Client(service.url) as client:
             client.wait_until_ready()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
 
 
 def _turned() -> bytes:

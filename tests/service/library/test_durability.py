@@ -6,7 +6,6 @@ Short forms of what `make faults` does many times (tests/faults): SIGKILL, lost 
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
@@ -23,6 +22,7 @@ from faults.library.small import small
 
 from backbone import Artifact
 from backbone.durable import lock_directory
+from dinodex.demo_service import serve_command
 from service.analysis.grouping import Recipe
 from service.library.jobs import Job
 from service.library.library import Library
@@ -126,18 +126,7 @@ def environment() -> dict[str, str]:
 
 
 def exit_of_serve(artifact: Path, data: Path, environment: dict[str, str]) -> tuple[int, str]:
-    command = [
-        sys.executable,
-        "-m",
-        "dinodex",
-        "serve",
-        "--artifact",
-        str(artifact),
-        "--data",
-        str(data),
-        "--port",
-        "0",
-    ]
+    command = serve_command(artifact, data)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, done.stderr
 
