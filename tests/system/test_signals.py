@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,22 +15,13 @@ from runs import KEYS, assert_equal_runs, exit_code, newest_step, run, started, 
 from backbone import Artifact
 
 
-def stopped(command: list[str], when: Callable[[], bool], number: signal.Signals) -> tuple[int, str]:
+def stopped(command: list[str], log: Path, when: Callable[[], bool], number: signal.Signals) -> tuple[int, str]:
     """Start a command, send it a signal when `when` holds, and return its exit code and what it said."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DINODEX_RUNTIME": "torch", "DINODEX_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dinodex", *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 90
-    while not when() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    return process.returncode, said
+    with started(command, log, {"DINODEX_RUNTIME": "torch", "DINODEX_THREADS": "1"}) as process:
+        wait_until(when, process, timeout_s=90)
+        assert process.pid
+        os.kill(process.pid, number)
+        return exit_code(process), log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -41,15 +31,14 @@ def test_a_stopped_run_has_saved_a_checkpoint_from_which_an_artifact_can_be_made
     out = tmp_path / "run"
     command = ["train", str(digits), "--out", str(out), "--backbone", "vit_tiny_patch8", "image_size=32", "depth=1"]
     command += ["max_steps=100000", "batch_size=8", "log_every=1", "workers=0", "local_views=0"]
-    metrics = out / "metrics.csv"
-    code, said = stopped(command, lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 4, number)
+    metrics, log = out / "metrics.csv", tmp_path / "log"
+    code, said = stopped(command, log, lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 4, number)
     assert code == 143, said
     assert "checkpoints" in said
     assert "go on with --resume" in said
     assert "Traceback" not in said
     assert len(list((out / "checkpoints").glob("step-*.ckpt"))) == 1
     assert not (out / "artifact").exists()
-    log = tmp_path / "log"
     assert run(["export", str(out), "--out", str(tmp_path / "artifact"), "--no-onnx"], log) == 0, log.read_text()
 
 
@@ -82,7 +71,9 @@ def test_a_stopped_job_keeps_what_it_has_done_and_the_next_one_does_the_rest(
     data = tmp_path / "data"
     command = ["index", str(many), "--collection", "c", "--artifact", str(tiny_artifact.path), "--data", str(data)]
     grown = data / "library.sqlite3-wal"
-    code, said = stopped(command, lambda: grown.exists() and grown.stat().st_size > 300_000, signal.SIGTERM)
+    code, said = stopped(
+        command, tmp_path / "log", lambda: grown.exists() and grown.stat().st_size > 300_000, signal.SIGTERM
+    )
     assert code == 143, said
     created = int(said.split(" created")[0].splitlines()[-1])
     assert 0 < created < 6000
