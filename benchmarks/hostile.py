@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,12 +24,14 @@ import httpx
 import torch
 from hostile_corpus import KINDS, ORACLE, Case, encoded, generated, is_picture, photograph, pillow_images
 from machine import describe
+from servers import server
 
 from backbone import Architecture, Artifact, Preprocess, build
 from backbone.artifact_writer import write_artifact
+from dinodex.demo_service import serve_command
 
 MiB, SIDE, POISONS = 2**20, 32, 100
-SOON_S, HANG_S, START_S = 1.0, 10.0, 120.0
+SOON_S, HANG_S = 1.0, 10.0
 GOOD = encoded(photograph(1234), "PNG")
 STUCK = 5  # hangs in a row, after which nothing more is sent
 HERE = Path(__file__).parent
@@ -74,23 +73,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         artifact = tiny_artifact(root / "artifact")
-        serve = [
-            sys.executable,
-            "-m",
-            "dinodex",
-            "serve",
-            "--artifact",
-            str(artifact.path),
-            "--data",
-            str(root / "data"),
-        ]
-        with server([*serve, "--runtime", "openvino", "--port", "{port}"]) as running:
+        serve = serve_command(artifact.path, root / "data", port="{port}")
+        with watched([*serve, "--runtime", "openvino"]) as running:
             attack("dinodex", running, raw, cases, pictures)
         plain = [sys.executable, str(HERE / "hostile_peers.py"), str(artifact.path / "model.onnx"), str(SIDE), "{port}"]
-        with server(plain) as running:
+        with watched(plain) as running:
             attack("plain FastAPI", running, raw, cases, pictures)
         try:
-            with server(infinity(cache, root / "clip")) as running:
+            with watched(infinity(cache, root / "clip")) as running:
                 attack("infinity-emb", running, data_uri, cases, pictures)
         except (RuntimeError, subprocess.CalledProcessError) as error:
             print(f"infinity-emb was not measured: {error}")
@@ -229,17 +219,10 @@ def ceiling(url: str) -> str:
 
 
 @contextmanager
-def server(command: list[str]) -> Iterator[Server]:
-    """Run a server in a session of its own, until it is to end."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    environment = {**os.environ, "DINODEX_ALLOW_ANONYMOUS": "1", "DINODEX_LOG_LEVEL": "warning", "HF_HUB_OFFLINE": "1"}
-    words = [word.format(port=port) for word in command]
-    nowhere = subprocess.DEVNULL
-    process = subprocess.Popen(words, env=environment, stdout=nowhere, stderr=nowhere, start_new_session=True)
-    running = Server(process, f"http://127.0.0.1:{port}")
-    try:
-        wait_for(running, port)
+def watched(command: list[str]) -> Iterator[Server]:
+    """Run a server, and keep the most memory that its family has."""
+    with server(command) as (process, port):
+        running = Server(process, f"http://127.0.0.1:{port}")
         watcher = threading.Thread(target=running.watch)
         watcher.start()
         try:
@@ -247,26 +230,6 @@ def server(command: list[str]) -> Iterator[Server]:
         finally:
             running._ended.set()
             watcher.join()
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_for(running: Server, port: int) -> None:
-    """Return when it listens."""
-    end = time.monotonic() + START_S
-    while running.process.poll() is None and time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise RuntimeError(f"{running.process.args} did not start")
 
 
 def resident_bytes(process: int) -> int:

@@ -10,14 +10,12 @@ import base64
 import io
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +25,12 @@ import timm
 import torch
 from machine import describe, median_seconds
 from PIL import Image
+from servers import server
 from transformers import Dinov2Config, Dinov2Model
 
 from backbone import Artifact, Preprocess, build, named
 from backbone.artifact_writer import write_artifact
+from dinodex.demo_service import serve_command
 from service.embedding.runtime import Precision, Run
 from service.embedding.runtime_choice import choose_runtime
 from service.settings import RuntimeName
@@ -146,27 +146,17 @@ def over_http(artifact: Artifact, root: Path, seconds: float) -> None:
     print(
         f"\nover HTTP: JPEG of 500 x 375, {len(photo.read_bytes()):,} bytes; {seconds:g} s each; the generator's CPU time beside it"
     )
-    serve = [
-        sys.executable,
-        "-m",
-        "dinodex",
-        "serve",
-        "--artifact",
-        str(artifact.path),
-        "--data",
-        str(root / "data"),
-        "--port",
-    ]
+    serve = serve_command(artifact.path, root / "data", port="{port}")
     peers = [sys.executable, str(HERE / "serving_peers.py")]
     in_process = [process_rate(artifact, photo.read_bytes(), seconds)]
-    with server([*serve, "{port}"]) as port:
+    with server(serve) as (_, port):
         load(port, photo, 8, 0, 3)  # until it is warm
         ours = {clients: load(port, photo, clients, 0, seconds, f"dinodex, {clients} clients") for clients in CLIENTS}
         for share in (0.5, 0.8):
             load(port, photo, 0, share * ours[32], seconds, f"dinodex, open loop at {share:.0%} of that")
     in_process.append(process_rate(artifact, photo.read_bytes(), seconds))
     for name, body in (("fastapi", photo), ("litserve", as_json)):
-        with server([*peers, name, str(artifact.path), "{port}"]) as port:
+        with server([*peers, name, str(artifact.path), "{port}"]) as (_, port):
             load(port, body, 8, 0, 3)
             for clients in CLIENTS:
                 rate = load(port, body, clients, 0, seconds, f"{name}, {clients} clients")
@@ -197,39 +187,6 @@ def process_rate(artifact: Artifact, image: bytes, seconds: float) -> float:
         run(np.stack([artifact.preprocess(image) for _ in range(BATCHES[-1])]), False)
         done += BATCHES[-1]
     return done / (time.perf_counter() - begun)
-
-
-@contextmanager
-def server(command: list[str]) -> Iterator[int]:
-    """Run a server as a process of its own; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    environment = {**os.environ, "DINODEX_ALLOW_ANONYMOUS": "1", "DINODEX_LOG_LEVEL": "warning"}
-    process = subprocess.Popen(
-        [word.format(port=port) for word in command],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while not answers(port):
-            if process.poll() is not None:
-                raise RuntimeError(f"{command} ended with {process.returncode}")
-            time.sleep(0.1)
-        yield port
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait()
-
-
-def answers(port: int) -> bool:
-    """Say whether somebody listens there."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def load(port: int, body: Path, clients: int, per_s: float, seconds: float, name: str = "") -> float:
