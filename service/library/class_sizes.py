@@ -19,15 +19,17 @@ class ClassSizes:
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._sizes: VersionedCache[Filter | None, Mapping[str, int]] = VersionedCache(KEPT_SIZES)
+        # by text, for 1 and True are equal, and differ in a filter
+        self._sizes: VersionedCache[str, Mapping[str, int]] = VersionedCache(KEPT_SIZES)
 
     def among(self, now: Snapshot, condition: Filter | None) -> Mapping[str, int]:
         """Return the sizes in a snapshot, by label, of the points that a condition selects; None selects all."""
-        known = self._sizes.get(condition)
+        key = repr(condition)
+        known = self._sizes.get(key)
         if known is not None and known[0] == now.version:
             return known[1]
         sizes = self._count(now.connection, condition)
-        self._sizes.put(condition, now.version, sizes)
+        self._sizes.put(key, now.version, sizes)
         return sizes
 
     def without(self, now: Snapshot, condition: Filter | None, id_: str | None) -> Mapping[str, int]:

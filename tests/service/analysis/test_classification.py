@@ -128,6 +128,27 @@ def test_sizes_follow_what_is_written(collection: Collection) -> None:
     assert after != before
 
 
+def test_filters_that_python_calls_equal_have_sizes_of_their_own(collection: Collection) -> None:
+    rng = np.random.default_rng(1)
+    for value, counts in ((1, {"cat": 2, "dog": 6}), (True, {"cat": 6, "dog": 2})):
+        for label, count in counts.items():
+            x = rng.normal(size=(count, collection.dimension))
+            collection.put(
+                [NewPoint(f"{value}-{label}-{i}", hash_vector(v), v, label, {"n": value}) for i, v in enumerate(x)]
+            )
+    query = rng.normal(size=(1, collection.dimension))
+
+    def shares(value: float) -> list[float]:
+        condition = parse_filter({"must": [{"key": "n", "match": {"value": value}}]})
+        [answer] = collection.classify(query, k=8, filter=condition, balance="inverse")
+        return [each.probability for each in answer.classes]
+
+    alone = shares(True)
+    collection.update("1-cat-0", payload={"n": 1, "other": 0})  # the sizes are counted anew
+    shares(1)
+    assert shares(True) == pytest.approx(alone)
+
+
 def test_balance_raises_the_balanced_accuracy_of_a_skewed_set(collection: Collection) -> None:
     generator = np.random.default_rng(0)
     truth = np.array([0] * 400 + [1] * 40 + [2] * 10)
