@@ -6,5 +6,5 @@ it only.
 
 Tested elsewhere: `errors` in tests/service/http/test_problems.py; `lifespan` in tests/service/test_app.py;
 `memory_budget` in tests/service/test_metrics.py; `serve` in tests/service/test_app.py and
-tests/service/test_draining.py; `settings_docs` in tests/dinodex/test_docs.py.
+tests/service/http/test_draining.py; `settings_docs` in tests/dinodex/test_docs.py.
 """

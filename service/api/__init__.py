@@ -3,7 +3,7 @@
 It knows the library, the analyses, the embedding and the HTTP front; nothing but the wiring knows it.
 
 Tested elsewhere: `dependencies` in tests/service/api/routes/test_points.py and tests/service/api/routes/test_embed.py;
-`openapi`, `openapi_schemas` and `responses` in tests/service/api/test_openapi_examples.py; `query_vectors` in
+`openapi` and `openapi_schemas` in tests/service/api/test_openapi_examples.py; `query_vectors` in
 tests/service/api/routes/test_search.py; `requests` in tests/service/api/test_bad_input.py and
 tests/service/api/test_text_input.py; `scopes` in tests/service/http/test_auth.py.
 """

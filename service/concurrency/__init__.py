@@ -3,6 +3,5 @@
 They know nothing of dinodex: no image, no point, no request.
 
 Tested elsewhere: `child_process` in tests/service/analysis/test_hdbscan.py and tests/service/index/test_approximate.py;
-`cooperative` in tests/service/api/test_loop_lag.py; `priority_queue` and `throughput` in
-tests/service/embedding/test_batcher.py.
+`cooperative` in tests/service/api/test_loop_lag.py.
 """

@@ -2,7 +2,7 @@
 
 It knows the artifact, and neither HTTP nor the store nor the index.
 
-Tested elsewhere: `admission` and `pipeline` in tests/service/embedding/test_embedder.py; `decoder_worker` in
-tests/service/embedding/test_decoder_pool.py; `readiness_probe` in tests/service/test_app.py; `runtime`,
+Tested elsewhere: `pipeline` in tests/service/embedding/test_embedder.py; `decoder_worker` in
+tests/service/embedding/test_decoder_pool.py; `runtime`,
 `runtime_openvino` and `runtime_torch` in tests/service/embedding/test_runtime_choice.py.
 """

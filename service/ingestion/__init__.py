@@ -2,5 +2,5 @@
 
 It knows the library and the embedding, and nothing of HTTP.
 
-Tested elsewhere: `incoming`, `ingest`, `refusal_report` and `sinks` in tests/service/ingestion/test_job.py.
+Tested elsewhere: `incoming`, `refusal_report` and `sinks` in tests/service/ingestion/test_job.py.
 """
