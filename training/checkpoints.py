@@ -15,7 +15,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,14 @@ class Checkpoint:
     images: int  # number of training images
     data_fingerprint: str  # `Inventory.fingerprint`
     scores: dict[str, float]  # the last online score, by its name in the log
+
+
+class Provenance(NamedTuple):
+    """Where a run comes from: the fields of `Checkpoint` that stay the same from its first step to its last."""
+
+    lineage: str
+    images: int
+    data_fingerprint: str
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

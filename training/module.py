@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 
 from training.batchnorm import convert
-from training.checkpoints import Checkpoint
+from training.checkpoints import Checkpoint, Provenance
 from training.config import ResolvedConfig
 from training.distributed import all_max, rank, world_size
 from training.errors import Diverged
@@ -75,6 +75,23 @@ class TrainingModule(LightningModule):
         self.step, self.elapsed_s, self.skipped = checkpoint.step, checkpoint.elapsed_s, checkpoint.skipped
         self._resumed = checkpoint
 
+    def checkpoint(self, provenance: Provenance, scores: dict[str, float], watch: dict[str, Any]) -> Checkpoint:
+        """Return what `restore` goes on from, with the newest scores and `Watch.state`; call it while the run goes on."""
+        return Checkpoint(
+            step=self.step,
+            elapsed_s=self.elapsed_s,
+            skipped=self.skipped,
+            processes=world_size(),
+            config=self.config.to_dict(),
+            architecture=self.method.teacher.backbone.architecture.to_dict(),
+            method=self.method.state_dict(),
+            optimizer=self.trainer.optimizers[0].state_dict(),
+            scaler=self._scaler.state_dict(),  # empty unless the precision is float16
+            watch=watch,
+            scores=scores,
+            **provenance._asdict(),
+        )
+
     @property
     def progress(self) -> float:
         """How much of the run lies behind: 0 to 1."""
@@ -89,11 +106,6 @@ class TrainingModule(LightningModule):
     def warming_up(self) -> bool:
         """Whether the learning rate has not reached its peak yet."""
         return self.progress < self.config.warmup
-
-    @property
-    def scaler_state(self) -> dict[str, float]:
-        """State of the loss scale, for a checkpoint; empty unless the precision is float16."""
-        return self._scaler.state_dict()
 
     def configure_model(self) -> None:
         """Once the process group exists: normalise batches over all processes, and compile."""

@@ -13,17 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from backbone.decode import DecodeLimits
 from backbone.durable import lock_directory, refuse_non_empty
 from backbone.preprocess import Preprocess
-from training.checkpoints import Checkpoint, newest_valid
+from training.checkpoints import Checkpoint, Provenance, newest_valid
 from training.collapse import CollapseAlarm
 from training.config import ResolvedConfig, TrainingConfig, section
-from training.distributed import is_first_process, part, world_size
+from training.distributed import is_first_process, part
 from training.export import export_checkpoint
 from training.failures import named_failures
 from training.images import RefusalLog, TrainingImages
@@ -146,25 +145,6 @@ def _watch(
     plan: Plan, start: Start, checkpoint: Checkpoint | None, metrics: Metrics | None, out: Path, reporter: Reporter
 ) -> Watch:
     config, split = plan.config, plan.split
-
-    def make_checkpoint(module: TrainingModule, scores: dict[str, float], state: dict[str, Any]) -> Checkpoint:
-        return Checkpoint(
-            step=module.step,
-            elapsed_s=module.elapsed_s,
-            skipped=module.skipped,
-            processes=world_size(),
-            config=config.to_dict(),
-            architecture=module.method.teacher.backbone.architecture.to_dict(),
-            method=module.method.state_dict(),
-            optimizer=module.trainer.optimizers[0].state_dict(),
-            scaler=module.scaler_state,
-            watch=state,
-            lineage=start.lineage,
-            images=len(split.training),
-            data_fingerprint=plan.inventory.fingerprint,
-            scores=scores,
-        )
-
     return Watch(
         reporter=reporter,
         metrics=metrics,
@@ -172,7 +152,7 @@ def _watch(
         refusals=RefusalLog(split.training),
         alarm=_alarm(config),
         saver=Saver(out, config.checkpoint_every_s, config.keep_checkpoints),
-        make_checkpoint=make_checkpoint,
+        provenance=Provenance(start.lineage, len(split.training), plan.inventory.fingerprint),
         resumed=None if checkpoint is None else checkpoint.watch,
     )
 

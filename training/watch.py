@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from backbone.model import Backbone
-from training.checkpoints import Checkpoint
+from training.checkpoints import Provenance
 from training.collapse import CollapseAlarm
 from training.distributed import all_max, rank
 from training.images import Batch, RefusalLog
@@ -28,10 +28,6 @@ from training.stopping import StopSignals
 from training.tally import Row, Tally
 
 PROBE_SHARE = 0.1  # of the run's time, at most, goes into the online score
-
-MakeCheckpoint = Callable[
-    [TrainingModule, dict[str, float], dict[str, Any]], Checkpoint
-]  # with scores and `Watch.state`
 
 
 class Probe(Protocol):
@@ -55,12 +51,12 @@ class Watch(Callback):
         refusals: RefusalLog,
         alarm: CollapseAlarm | None,
         saver: Saver,
-        make_checkpoint: MakeCheckpoint,
+        provenance: Provenance,
         resumed: Mapping[str, Any] | None = None,
     ) -> None:
         """Take the parts; `resumed` is the `state` of a watch that this one goes on for."""
         self._reporter, self._metrics, self._probe, self._refusals = reporter, metrics, probe, refusals
-        self._alarm, self._saver, self._make_checkpoint, self._resumed = alarm, saver, make_checkpoint, resumed
+        self._alarm, self._saver, self._provenance, self._resumed = alarm, saver, provenance, resumed
         self.scores: dict[str, float] = {}  # the newest online score, by its column
         self.training_s = 0.0  # time spent on steps and on waiting for images, scores and saves left out
         self.images = 0
@@ -184,7 +180,7 @@ class Watch(Callback):
         """Write a checkpoint on the first rank; the others give what they know. A collective."""
         state = self.state()
         if rank() == 0:
-            self._saver.save(self._make_checkpoint(module, self.scores, state), must=must)
+            self._saver.save(module.checkpoint(self._provenance, self.scores, state), must=must)
         self._saver.begin(module.elapsed_s)
 
 
