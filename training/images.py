@@ -55,8 +55,8 @@ class TrainingImages(Dataset[Item]):
     An image that cannot be decoded is replaced by another, chosen by (seed, index) alone: the same one in every epoch and worker.
     """
 
-    def __init__(self, images: Sequence[ListedImage], views: MultiCrop, limits: DecodeLimits) -> None:
-        self.images, self.views, self.limits = images, views, limits
+    def __init__(self, images: Sequence[ListedImage], views: MultiCrop, limits: DecodeLimits, seed: int = 0) -> None:
+        self.images, self.views, self.limits, self.seed = images, views, limits, seed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,7 +65,7 @@ class TrainingImages(Dataset[Item]):
         epoch, index = key
         refusals: list[Refusal] = []
         for attempt in range(MAX_SUBSTITUTES):
-            chosen = index if attempt == 0 else seed_of("substitute", self.views.seed, index, attempt) % len(self)
+            chosen = index if attempt == 0 else seed_of("substitute", self.seed, index, attempt) % len(self)
             try:
                 picture = decode(read_file(self.images[chosen].path), self.limits, cover=self.views.cover)
             except (ImageRefused, PathMissing, StorageFailed) as error:

@@ -128,7 +128,7 @@ def _run(plan: Plan, checkpoint: Checkpoint | None, out: Path, reporter: Reporte
 def _fit(module: TrainingModule, watch: Watch, plan: Plan, out: Path) -> None:
     config = module.config
     views = MultiCrop(section(config, ViewConfig), config.seed)
-    dataset = TrainingImages(plan.split.training, views, DecodeLimits())
+    dataset = TrainingImages(plan.split.training, views, DecodeLimits(), config.seed)
     with quiet_lightning():
         trainer = make_trainer(config, out, watch)
         with named_failures(trainer):

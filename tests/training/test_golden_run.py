@@ -51,7 +51,7 @@ def golden_run(digits: Path, keys: dict[str, object]) -> list[float]:
     config = TrainingConfig.from_values({"max_steps": STEPS, "freeze_last_layer": 0.25, **SIZES, **keys})
     start = Start.of(config)
     config = resolve(config, len(images), start.architecture).config
-    dataset = TrainingImages(images, MultiCrop(section(config, ViewConfig), config.seed), DecodeLimits())
+    dataset = TrainingImages(images, MultiCrop(section(config, ViewConfig), config.seed), DecodeLimits(), config.seed)
     loader = DataLoader(dataset, batch_sampler=Batches(len(images), config.batch_size, config.seed), collate_fn=collate)
     method = start.method(config).double()
     optimizer = make_optimizer(method.student, config)
