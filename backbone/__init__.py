@@ -1,4 +1,4 @@
-"""Pixels in, one unit vector out, and how that is kept on disk. Importing this package loads neither torch nor a web server."""
+"""The backbone: pixels in, one unit vector out, and its artifact. Importing this package loads neither torch nor a web server."""
 
 from backbone.architecture import Architecture, named
 from backbone.artifact import Artifact, load_artifact

@@ -1,4 +1,4 @@
-"""Load an artifact: a directory with a trained backbone and all that is needed to embed with it. Loading is verifying.
+"""The artifact and its loading: a directory with a trained backbone and all that is needed to embed with it. Loading is verifying.
 
 `manifest.json` (what it is), `weights.safetensors` (float32, hub names), `golden.npz` (images and their vectors), `MODEL_CARD.md`, and
 `model.onnx` for runtimes other than torch. Nothing is ever unpickled.
@@ -77,7 +77,7 @@ class Artifact:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """What the network is."""
+        """The architecture of the network."""
         return Architecture.from_dict(self.manifest.architecture)
 
     @cached_property

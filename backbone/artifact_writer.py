@@ -1,4 +1,4 @@
-"""Write an artifact, whole or not at all."""
+"""The writer of artifacts, whole or not at all."""
 
 from __future__ import annotations
 

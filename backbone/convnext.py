@@ -1,4 +1,4 @@
-"""torchvision's ConvNeXt behind the interface of a backbone: tokens are cells of the last feature map, the global one their average.
+"""ConvNeXt of torchvision behind the interface of a backbone: tokens are cells of the last feature map, the global one their average.
 
 Liu et al. 2022 (arXiv:2201.03545). Parameters carry torchvision's names without the classifier's linear layer (`classifier.2`):
 `features.0` is the stem, `features.1, 3, 5, 7` are the stages, `features.2, 4, 6` halve the map between them, and `classifier.0` is the

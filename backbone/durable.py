@@ -1,4 +1,4 @@
-"""Files and directories that are whole or absent, whenever the power goes.
+"""Durable files and directories, whole or absent whenever the power goes.
 
 Each write goes to a temporary name beside its target (the same file system, so that the rename is atomic), is flushed to the disk,
 renamed, and the parent directory is flushed too: without the last step the name may be lost although the bytes are safe.

@@ -1,4 +1,4 @@
-"""Embed image files with a network in torch: what training's online score and every evaluation use, so that their vectors are one."""
+"""Embedding of image files in torch: what training's online score and every evaluation use, so that their vectors are one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong between pixels and a vector, as one tree.
+"""The errors between pixels and a vector, as one tree.
 
 BackboneError
 ├── ImageRefused               an image that will not be embedded; `code` says why, for programs

@@ -1,4 +1,4 @@
-"""Which images a folder or a list file names, and their labels; the same answer for training, evaluation and the index job."""
+"""The images that a folder or a list file names, with their labels; the same answer for training, evaluation and the index job."""
 
 from __future__ import annotations
 

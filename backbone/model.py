@@ -1,4 +1,4 @@
-"""What every backbone is to the rest of the project: tokens and an embedding."""
+"""The interface of every backbone: tokens and an embedding."""
 
 from __future__ import annotations
 

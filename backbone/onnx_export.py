@@ -1,4 +1,4 @@
-"""The network as ONNX, for runtimes that are not torch."""
+"""The ONNX export of a network, for runtimes that are not torch."""
 
 from __future__ import annotations
 

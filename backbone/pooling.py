@@ -1,4 +1,4 @@
-"""From a network's tokens to one unit vector, in numpy, for every runtime that is not torch."""
+"""Pooling of a network's tokens to one unit vector, in numpy, for every runtime that is not torch."""
 
 from __future__ import annotations
 

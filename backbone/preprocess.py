@@ -1,4 +1,4 @@
-"""From an image's bytes to the network's input: one implementation for training's log, evaluation, export, the job and the service.
+"""Preprocessing, from bytes to the network's input: one implementation for training's log, evaluation, export, the job and the service.
 
 Resize of the short side, centre crop, scaling to [0, 1], normalisation: the steps and the rounding of torchvision's `Resize` and
 `CenterCrop` on Pillow images, written with Pillow and numpy so that a service without torch gives the same pixels.

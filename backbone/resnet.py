@@ -1,4 +1,4 @@
-"""torchvision's ResNets behind the interface of a backbone: the global token is the average of the last feature map.
+"""ResNets of torchvision behind the interface of a backbone: the global token is the average of the last feature map.
 
 He et al. 2016 (arXiv:1512.03385). Parameters carry torchvision's names, without the classifier.
 """

@@ -246,7 +246,7 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def cls_attention(self, z: Tensor) -> Tensor:
-        """What token 0 attends to: [B, H, T], rows that sum to one."""
+        """Return what token 0 attends to: [B, H, T], rows that sum to one."""
         q, k, _ = self._split(z)
         scores = q[:, :, :1] @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # [B, H, 1, T]
         return scores.softmax(dim=-1)[:, :, 0]

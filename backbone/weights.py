@@ -1,4 +1,4 @@
-"""Read weights: strictly, name by name, and never by running what a file says."""
+"""The reading of weights: strictly, name by name, and never by running what a file says."""
 
 from __future__ import annotations
 

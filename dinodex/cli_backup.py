@@ -1,4 +1,4 @@
-"""`dinodex backup` and `dinodex restore`."""
+"""The commands `dinodex backup` and `dinodex restore`."""
 
 from __future__ import annotations
 

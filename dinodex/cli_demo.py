@@ -1,4 +1,4 @@
-"""`dinodex demo`."""
+"""The command `dinodex demo`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dinodex eval`."""
+"""The command `dinodex eval`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dinodex keys`: who may ask a service."""
+"""The commands `dinodex keys`: who may ask a service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dinodex train` and `dinodex export`."""
+"""The commands `dinodex train` and `dinodex export`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole path on real images, in minutes on two CPU cores: train, export, index, serve, classify, search, cluster, report."""
+"""The demo: all steps on real images, in minutes on two CPU cores: train, export, index, serve, classify, search, cluster, report."""
 
 from __future__ import annotations
 

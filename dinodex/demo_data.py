@@ -1,4 +1,4 @@
-"""Which images the demo uses, and why; written as two folders of class folders, `train` and `held-out`."""
+"""The images of the demo, and why these; written as two folders of class folders, `train` and `held-out`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report.html` of the demo: one file with its pictures inside, to be opened anywhere."""
+"""The report of the demo, `report.html`: one file with its pictures inside, to be opened anywhere."""
 
 from __future__ import annotations
 

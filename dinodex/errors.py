@@ -1,4 +1,4 @@
-"""What the client can raise, as one tree.
+"""The errors of the client, as one tree.
 
 ClientError
 ├── FileUnreadable         an image or a key file on this side cannot be read

@@ -1,4 +1,4 @@
-"""From errors to exit codes, in one place: 2 usage, 65 bad data, 74 input or output, 75 locked, 78 configuration, 143 SIGTERM.
+"""The exit codes of errors, in one place: 2 usage, 65 bad data, 74 input or output, 75 locked, 78 configuration, 143 SIGTERM.
 
 The numbers are those of BSD's sysexits.h, so that a shell script or a scheduler can tell "try again" from "give up".
 """

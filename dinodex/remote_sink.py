@@ -1,4 +1,4 @@
-"""The batch job's way into a collection behind HTTP; the service knows unchanged images by their bytes and embeds only the rest."""
+"""The remote sink of the batch job, over HTTP; the service knows unchanged images by their bytes and embeds only the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong in training, as one tree.
+"""The errors of training, as one tree.
 
 TrainingError
 ├── ConfigInvalid        an unknown key, a value of another type, values that contradict each other or the run that is resumed

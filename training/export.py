@@ -1,4 +1,4 @@
-"""From a run, a checkpoint, an artifact or known weights to an artifact."""
+"""The export of an artifact: from a run, a checkpoint, another artifact or known weights."""
 
 from __future__ import annotations
 

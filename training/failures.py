@@ -1,4 +1,4 @@
-"""What the libraries below a run raise when one of its processes is gone, as this package's errors."""
+"""The failures of a run's processes, which the libraries below raise in words of their own, as this package's errors."""
 
 from __future__ import annotations
 

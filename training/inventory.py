@@ -1,4 +1,4 @@
-"""Which images a run trains on, kept with it: a resumed run must find the same, or its order and its losses would be others.
+"""The inventory of a run's images, kept with it: a resumed run must find the same, or its order and its losses would be others.
 
 RUN/images.tsv.gz holds a line `size <tab> time <tab> id` for each image, in order: bytes, nanoseconds of the last change, and the path
 below the folder as a JSON string (file names may hold line breaks).
@@ -25,7 +25,7 @@ SHOWN = 3  # names of a list that a message gives; the rest is counted
 
 
 class File(NamedTuple):
-    """What tells one state of a file from another without reading it; a file that is gone is (-1, -1)."""
+    """The size and time that tell one state of a file from another without reading it; a file that is gone is (-1, -1)."""
 
     size: int
     changed_ns: int

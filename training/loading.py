@@ -1,4 +1,4 @@
-"""Batches of views for this process: built when the processes of a run know each other, so that each loads its own share."""
+"""The data loader of this process: built when the processes of a run know each other, so that each loads its own share."""
 
 from __future__ import annotations
 

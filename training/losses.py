@@ -108,7 +108,7 @@ def softmax_targets(scores: Tensor, centre: Tensor, temperature: float) -> Tenso
 
 
 def score_sums(scores: Tensor, centre: Tensor) -> Tensor:
-    """What a centre needs to know of a batch: the sum of the scores and how many there are; sums of several batches may be added.
+    """Return what a centre needs of a batch: the sum of the scores and how many there are; sums of several batches may be added.
 
     Args:
         scores: [M, K] teacher scores of this rank; M may be 0.

@@ -1,4 +1,4 @@
-"""Which patches of which global crops the student does not see (iBOT).
+"""Block masks of iBOT: which patches of which global crops the student does not see.
 
 Blocks as in BEiT (arXiv:2106.08254, algorithm 1); shares of the crops stratified as in DINOv2 (arXiv:2304.07193).
 """

@@ -1,4 +1,4 @@
-"""The most memory that a run has needed so far."""
+"""The peak memory of a run so far."""
 
 from __future__ import annotations
 

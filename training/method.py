@@ -1,4 +1,4 @@
-"""Self-distillation without labels: views in, losses out. Plain PyTorch; any loop can drive it.
+"""Self-distillation without labels, DINO and DINOv2: views in, losses out. Plain PyTorch; any loop can drive it.
 
 One step (arXiv:2104.14294, algorithm 1; arXiv:2304.07193, section 4):
 
@@ -40,7 +40,7 @@ from training.views import GLOBAL_VIEWS
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """What is learnt. The recipe gives the values and their reasons (`recipes.py`)."""
+    """The objective: what is learnt. The recipe gives the values and their reasons (`recipes.py`)."""
 
     prototypes: int
     head_hidden: int
@@ -57,7 +57,7 @@ class MethodConfig:
 
 
 class Losses(NamedTuple):
-    """What one batch gave: scalars of which `total` is minimised and the parts are before their weights, and signs of health."""
+    """The losses of one batch: scalars of which `total` is minimised and the parts are before their weights, and signs of health."""
 
     total: Tensor
     dino: Tensor

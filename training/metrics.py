@@ -1,4 +1,4 @@
-"""What a run measures, written to RUN/metrics.csv and RUN/tensorboard, and to further sinks where they are asked for.
+"""The metrics of a run, written to RUN/metrics.csv and RUN/tensorboard, and to further sinks where they are asked for.
 
 Nothing here stops a run: what a full or failing disk refuses is kept in memory, and written when there is room again.
 """

@@ -37,7 +37,7 @@ FROZEN_SHARE = 0.1  # of a run: what is frozen for longer would leave short runs
 
 
 class StepResult(NamedTuple):
-    """What one step was."""
+    """The outcome of one step."""
 
     losses: Losses  # means over the parts of the batch; the tokens are the last part's
     gradient_norm: Tensor  # before clipping

@@ -1,4 +1,4 @@
-"""What a run will do, decided before it writes anything: on which images, with which keys and for which reasons."""
+"""The plan of a run, decided before it writes anything: on which images, with which keys and for which reasons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAST_IMAGES = 2  # one image cannot be told from another
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be trained on what; nothing is written yet."""
+    """The keys and the images of a run of which nothing is written yet."""
 
     config: ResolvedConfig
     reasons: dict[str, str]  # of the values that the recipe chose

@@ -1,4 +1,4 @@
-"""Where numbers are computed in how many bits."""
+"""Mixed precision: where numbers are computed in how many bits."""
 
 from __future__ import annotations
 

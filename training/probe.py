@@ -1,4 +1,4 @@
-"""The online score: how well the teacher's vectors classify held-out images by their nearest neighbours.
+"""The online kNN probe: how well the teacher's vectors classify held-out images by their nearest neighbours.
 
 The vectors are those that the service will give: `backbone.embedding` with the teacher, then `backbone.vote`.
 """

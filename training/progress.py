@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar in a terminal, a line now and then elsewhere."""
+"""The progress display of a run: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _by_images(images: int) -> dict[str, Choice]:
 
 
 def _sizes(image_size: int, architecture: Architecture, smallest_global: float) -> dict[str, Choice]:
-    """What depends on the size of the pictures and of the network."""
+    """Choose what depends on the size of the pictures and of the network."""
     vit = architecture.name == "vit"
     step = architecture.params["patch_size"] if vit else 2
     local_size = max(max(round(image_size * 96 / 224 / step), 1) * step, architecture.smallest_image)

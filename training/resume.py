@@ -1,4 +1,4 @@
-"""Whether a run may go on: only what computes the same from here on continues it exactly, and everything else is refused with its name.
+"""Resuming a run: only what computes the same from here on continues it exactly, and everything else is refused with its name.
 
 What is random is a function of the place in the run (`randomness.py`), so weights, optimizer and a step number are all that is needed;
 but the keys, the images and the number of processes must be those that the run began with.

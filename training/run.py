@@ -1,4 +1,4 @@
-"""Train on a folder of images: put the parts together, run them, and leave a directory that says all about the run.
+"""A training run on a folder of images: put the parts together, run them, and leave a directory that says all about the run.
 
 RUN/config.toml      every key as it was resolved
 RUN/images.tsv.gz    which images it trains on
@@ -45,7 +45,7 @@ from training.weights_and_biases import WeightsAndBiases
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to."""
+    """The outcome of a run."""
 
     run: Path
     artifact: Path  # RUN/artifact; not there where the run was interrupted

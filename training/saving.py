@@ -1,4 +1,4 @@
-"""When a run saves itself, and what a failed save means."""
+"""The saver of checkpoints: when a run saves itself, and what a failed save means."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Ramp:
 
 
 class Knobs(NamedTuple):
-    """What the schedules say at one step."""
+    """The values of the schedules at one step."""
 
     lr: float
     weight_decay: float

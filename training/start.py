@@ -1,4 +1,4 @@
-"""What a run starts from: random weights of a named network, or an artifact's network with its weights."""
+"""The initial weights of a run: random weights of a named network, or an artifact's network with its weights."""
 
 from __future__ import annotations
 

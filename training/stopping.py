@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop that the run grants between two steps."""
+"""Stop signals: SIGTERM and Ctrl-C as a wish to stop that the run grants between two steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the steps since the last row of the log came to, over all ranks."""
+"""Running sums of the steps since the last row of the log, over all ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = dict[str, float | int | None]
 
 @dataclasses.dataclass
 class _Since:
-    """What this rank has counted since the last row."""
+    """The sums of this rank since the last row."""
 
     steps: list[Tensor] = dataclasses.field(default_factory=list)  # [7] for each step taken, in the order of `SUMS`
     images: int = 0  # of all ranks

@@ -1,4 +1,4 @@
-"""The online score where there are no labels: does an image's vector find another view of the same image among those of all others?
+"""The two-view recall, the online score without labels: does an image's vector find another view of the same image among all others?
 
 It is the task of Wu et al. 2018 (arXiv:1805.01978): each image is a class of its own. Here it is measured as retrieval, on images that
 were never trained on, between two of the augmented views that DINO learns to give equal targets.

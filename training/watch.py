@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: the log, the online score, the collapse alarm, checkpoints, and the end.
+"""The callback between the steps of a run: the log, the online score, the collapse alarm, checkpoints, and the end.
 
 Every decision is taken from what all ranks agree on (the step, `elapsed_s`, the sums of a row), so that all take the same one: ranks
 other than 0 neither write nor speak, but they take part in each sum, score and save.

@@ -1,4 +1,4 @@
-"""The rows of a run on Weights & Biases, for who asks for it with wandb=PROJECT. Nothing else imports that package."""
+"""The Weights & Biases sink for the rows of a run, for who asks for it with wandb=PROJECT. Nothing else imports that package."""
 
 from __future__ import annotations
 

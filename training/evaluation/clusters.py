@@ -1,4 +1,4 @@
-"""Do vectors fall into their classes by themselves? Clusters by cosine, compared with the labels."""
+"""Clustering scores: do vectors fall into their classes by themselves? Clusters by cosine, compared with the labels."""
 
 from __future__ import annotations
 

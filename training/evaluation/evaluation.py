@@ -1,4 +1,4 @@
-"""What an artifact is worth on labelled images: nearest neighbours, a linear probe, retrieval and clusters, all from the same vectors.
+"""The scores of an artifact on labelled images: nearest neighbours, a linear probe, retrieval and clusters, all from the same vectors.
 
 The vectors are those that the service stores and the vote is the one it gives, so the kNN accuracy is what `classify` reaches on the
 same images. Neighbours as in DINO's evaluation (Caron et al. 2021, arXiv:2104.14294): k of 10, 20, 100 and 200 at temperature 0.07.

@@ -1,4 +1,4 @@
-"""Vectors of image files, kept on disk, so that a second evaluation reads one file in place of thousands of images.
+"""A cache of vectors of image files, kept on disk, so that a second evaluation reads one file in place of thousands of images.
 
 A file holds the vectors of one list of images under one artifact. Its name is a digest of both: the artifact's fingerprint, and of each
 image the id, size and times of last change. The time of the inode's last change (ctime) is among them because copying tools and
