@@ -78,7 +78,7 @@ def _watch(metrics: Metrics, models: Models, library: Library, searches: SearchQ
             "Decoder processes that had to be started anew.",
             total(lambda stats: stats.decoder_restarts),
         ),
-        ("waiting_searches", "Searches whose turn has not come.", lambda: searches.waiting),
+        ("waiting_searches", "Searches that wait for a thread.", lambda: searches.waiting),
         ("running_searches", "Searches that are computed, each in a thread.", lambda: searches.running),
         ("library_writable", "1 while writes are taken, 0 after the disk failed.", lambda: library.writable),
         ("ready_models", "Models that are loaded.", lambda: len(embedders)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from service.app import create_app
 from service.settings import load_settings
 from service.settings_docs import page
@@ -48,3 +50,26 @@ def test_the_page_of_faults_names_those_that_have_tests_and_no_others() -> None:
         for numbers in re.findall(r"def test((?:_[st]\d\d)+)_", path.read_text(encoding="utf-8")):
             tested |= set(numbers.strip("_").split("_"))
     assert named == tested
+
+
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_and_folder_of_ours_that_a_document_names_is_there(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    ours = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    for name in re.findall(r"`([\w./-]+\.py)`", text):  # a bare name stands for the folder that is spoken of
+        assert (ROOT / name).is_file() if "/" in name else name in ours, name
+    for name in re.findall(
+        r"`((?:backbone|training|service|dinodex|tests|docs|benchmarks|examples)/[\w./-]*/?)`", text
+    ):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert ((ROOT / document).parent / name).exists(), name
