@@ -1,4 +1,4 @@
-"""The batch sampler: a function of (seed, epoch, rank, world): a run can start at any step without replaying others."""
+"""The batch sampler, a function of (seed, epoch, rank, world): a run can start at any step without replaying others."""
 
 from __future__ import annotations
 
