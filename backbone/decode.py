@@ -69,7 +69,7 @@ _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What an image may cost; every limit is checked before the work that it limits."""
+    """The limits of what an image may cost; each is checked before the work that it limits."""
 
     max_bytes: int = 20 * 2**20  # a 50-megapixel photograph at high quality stays under 20 MiB
     max_pixels: int = 50_000_000  # the largest common camera sensors; 50 MP in RGB is 150 MB of memory

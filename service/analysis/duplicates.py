@@ -42,8 +42,8 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found: the largest groups (of equal ones the most similar first), how many groups and points in them there are
-    in all, and how many points had MOST_K others above the threshold or more.
+    """The duplicates that were found: the largest groups (of equal ones the most similar first), how many groups and points in them
+    there are in all, and how many points had MOST_K others above the threshold or more.
     """
 
     groups: list[DuplicateGroup]

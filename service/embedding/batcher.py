@@ -1,6 +1,6 @@
 """The micro-batcher: decoded images of many callers in, forward passes of several images each; every ticket ends, on every path.
 
-As many threads as the runtime has lanes share the work. Each takes what waits, up to its part of `batch_images`, and waits for more
+As many threads as the runtime has streams share the work. Each takes what waits, up to its part of `batch_images`, and waits for more
 only while more are on their way. It drops what has ended and what nobody can use any more, and runs one forward pass. A pass
 without enough memory is tried again in halves, and batches stay so small from then on; one that fails is tried once more image by
 image, so that one poisoned image fails alone. What would end a thread ends its batch, and the thread goes on.
@@ -31,7 +31,7 @@ class Batcher:
 
     The number of waiting images is bounded by whoever admits them (`service.embedding.admission`), so `submit` never blocks.
     `more_coming` says whether more images are about to be submitted; `ran` is told how many were computed at once, and in how many
-    seconds. `lanes` is how many calls of `forward` may compute side by side; together they have up to `batch_images` in hand.
+    seconds. `streams` is how many calls of `forward` may compute side by side; together they have up to `batch_images` in hand.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class Batcher:
         batch_wait_s: float,
         more_coming: Callable[[], bool] = lambda: True,
         ran: Callable[[int, float], None] = lambda images, seconds: None,
-        lanes: int = 1,
+        streams: int = 1,
     ) -> None:
         self._forward = forward
-        self._batch_images = -(-batch_images // lanes)  # of one lane
+        self._batch_images = -(-batch_images // streams)  # of one stream
         self._batch_wait_s = batch_wait_s
         self._more_coming = more_coming
         self._ran = ran
         self._queue: PriorityQueue[Ticket] = PriorityQueue()
         self.throughput = Throughput(passes=5)  # of full batches: some seconds
         self.computed_at = -math.inf  # when the network last gave tokens, in monotonic seconds
-        self._threads = [threading.Thread(target=self._work, name=f"batcher-{i}", daemon=True) for i in range(lanes)]
+        self._threads = [threading.Thread(target=self._work, name=f"batcher-{i}", daemon=True) for i in range(streams)]
         for thread in self._threads:
             thread.start()
 

@@ -178,7 +178,7 @@ def start_model(
     embedder = Embedder(
         artifact,
         choice.runtime.run,
-        lanes=choice.runtime.lanes,
+        streams=choice.runtime.streams,
         limits=limits or settings.decode_limits(),
         decode_workers=settings.decode_workers or cores,
         decode_timeout_s=settings.decode_timeout_s,

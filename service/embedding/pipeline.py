@@ -33,7 +33,7 @@ class Pipeline:
         decoders: Decoders,
         forward: ForwardPass,
         *,
-        lanes: int,
+        streams: int,
         batch_images: int,
         batch_wait_s: float,
         metrics: Metrics,
@@ -44,7 +44,7 @@ class Pipeline:
         self._decoding_lock = threading.Lock()
         self._queue: PriorityQueue[Ticket] = PriorityQueue()
         self._batcher = Batcher(
-            forward, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, lanes
+            forward, batch_images, batch_wait_s, lambda: self._decoding > 0, metrics.batch_ran, streams
         )
         self._decode_throughput = Throughput(passes=20)  # of one image each, a few large ones among many small ones
         self._threads = [  # each waits for a decoder process

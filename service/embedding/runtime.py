@@ -15,7 +15,7 @@ ForwardPass = Callable[[Floats, bool], Tokens]  # (pixels [B, 3, H, W], patches)
 
 
 class Runtime(Protocol):
-    """One compiled network. `run` is called by up to `lanes` threads at a time, and `attention` by another."""
+    """One compiled network. `run` is called by up to `streams` threads at a time, and `attention` by another."""
 
     @property
     def name(self) -> str:
@@ -26,7 +26,7 @@ class Runtime(Protocol):
         """Return the arithmetic of its matrix products."""
 
     @property
-    def lanes(self) -> int:
+    def streams(self) -> int:
         """Return how many calls of `run` compute faster side by side than one after the other."""
 
     def run(self, pixels: Floats, patches: bool = True, /) -> Tokens:

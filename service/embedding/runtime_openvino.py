@@ -64,11 +64,11 @@ class OpenVinoRuntime:
         self.precision: Precision = precision
         self._onnx_path = onnx_path
         self._threads = threads
-        self.lanes = min(2, threads)
+        self.streams = min(2, threads)
         self._one_stream = self._compiled(_TOKENS, streams=1)
         self._streams_give = _TOKENS if patches else _TOKENS[:1]
-        streams = self._compiled(self._streams_give, self.lanes)
-        self._core_split = CoreSplit([streams.create_infer_request() for _ in range(self.lanes)])
+        shared = self._compiled(self._streams_give, self.streams)
+        self._core_split = CoreSplit([shared.create_infer_request() for _ in range(self.streams)])
 
     def run(self, pixels: Floats, patches: bool = True, /) -> Tokens:
         """Compute pixels [B, 3, H, W] -> (global_token [B, D], patch_tokens [B, N, D], or None where they are not asked for)."""
@@ -76,7 +76,7 @@ class OpenVinoRuntime:
         exclusive = len(outputs) > len(self._streams_give)
         # What is returned is a copy: OpenVINO writes the next batch into the same memory.
         with self._core_split.acquire(exclusive) as requests:
-            if exclusive or (len(pixels) == 1 and len(requests) == self.lanes):
+            if exclusive or (len(pixels) == 1 and len(requests) == self.streams):
                 answers = self._one_stream(pixels, share_inputs=True)
                 global_token, *patch_tokens = (np.array(answers[name], dtype=np.float32) for name in outputs)
                 return global_token, patch_tokens[0] if patches else None

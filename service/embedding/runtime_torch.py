@@ -60,8 +60,8 @@ class TorchRuntime:
         elif compiled:
             self._global_token = torch.compile(self._global_token, dynamic=True)
         # A GPU computes one batch after the other, and compiled code has its number of threads written into it.
-        self.lanes = 2 if threads > 1 and self._device.type == "cpu" and not compiled else 1
-        self._core_split = CoreSplit([threads - threads // 2, threads // 2] if self.lanes == 2 else [threads])
+        self.streams = 2 if threads > 1 and self._device.type == "cpu" and not compiled else 1
+        self._core_split = CoreSplit([threads - threads // 2, threads // 2] if self.streams == 2 else [threads])
         torch.set_num_threads(threads)
 
     @torch.inference_mode()

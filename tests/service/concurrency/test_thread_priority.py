@@ -67,4 +67,4 @@ def test_s40_decoding_and_the_network_give_way_to_the_event_loop(
         assert niceness(main) == niceness()
         assert sum(niceness(each) == lowered for each in threads) >= 2 + len(
             decoders
-        )  # lanes, and who waits for decoders
+        )  # streams, and who waits for decoders

@@ -8,7 +8,7 @@ from service.concurrency.throughput import Throughput
 def test_the_time_of_an_item_is_that_of_all_lanes_together() -> None:
     throughput = Throughput(passes=5)
     assert throughput.seconds_per_item == 0
-    for second in range(0, 20, 2):  # two lanes, each two images in two seconds, a second apart
+    for second in range(0, 20, 2):  # two streams, each two images in two seconds, a second apart
         throughput.record(2, begun=second, ended=second + 2)
         throughput.record(2, begun=second + 1, ended=second + 3)
     assert throughput.seconds_per_item == pytest.approx(0.5, abs=0.05)

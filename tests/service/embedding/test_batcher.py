@@ -284,7 +284,7 @@ def test_nothing_waits_where_no_others_are_on_their_way() -> None:
 
 
 def test_two_lanes_compute_side_by_side_and_share_what_may_be_in_hand(network: Network) -> None:
-    batcher = Batcher(network, batch_images=5, batch_wait_s=0.0, lanes=2)
+    batcher = Batcher(network, batch_images=5, batch_wait_s=0.0, streams=2)
     network.hold()
     running = []
     for value in (1, 2):
@@ -304,7 +304,7 @@ def test_two_lanes_compute_side_by_side_and_share_what_may_be_in_hand(network: N
 
 
 def test_with_two_lanes_every_ticket_ends_and_no_lane_does(network: Network) -> None:
-    with closing(Batcher(network, batch_images=4, batch_wait_s=0.001, lanes=2)) as batcher:
+    with closing(Batcher(network, batch_images=4, batch_wait_s=0.001, streams=2)) as batcher:
         for _ in range(50):
             tickets = [submit(batcher, value, bulk=value % 2 == 0) for value in (1, -2, 2, -1, 3, 4, 5, 6, 7)]
             tickets[5].cancel()

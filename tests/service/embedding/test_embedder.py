@@ -41,7 +41,14 @@ def make_embedder(tiny_artifact: Artifact) -> Iterator[Callable[..., Embedder]]:
         run = run or TorchRuntime(tiny_artifact, "fp32", 1).run
         made.append(
             Embedder(
-                tiny_artifact, run, lanes=1, limits=limits, batch_wait_s=0.0, queue=queue, metrics=Metrics(), **options
+                tiny_artifact,
+                run,
+                streams=1,
+                limits=limits,
+                batch_wait_s=0.0,
+                queue=queue,
+                metrics=Metrics(),
+                **options,
             )
         )  # type: ignore[arg-type]
         return made[-1]

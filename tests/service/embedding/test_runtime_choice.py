@@ -33,7 +33,7 @@ class Wrong:
 
     name = "wrong"
     precision: Precision = "fp32"
-    lanes = 1
+    streams = 1
 
     def run(self, pixels: Floats, patches: bool = True, /) -> tuple[Floats, Floats | None]:
         noise = np.random.default_rng(0)
@@ -47,7 +47,7 @@ class Slowed:
     """The artifact in torch's fp32, said to be of another precision, and slowed down."""
 
     name = "slowed"
-    lanes = 1
+    streams = 1
 
     def __init__(self, artifact: Artifact, precision: Precision, pause_s: float) -> None:
         self._inner = choose_runtime(artifact, "torch", "fp32").runtime
@@ -177,7 +177,7 @@ def test_calls_side_by_side_give_what_each_gives_alone(
     tiny_artifact: Artifact, pixels: Floats, name: RuntimeName, threads: int
 ) -> None:
     runtime = choose_runtime(tiny_artifact, name, "fp32", threads).runtime
-    assert runtime.lanes == min(threads, 2)
+    assert runtime.streams == min(threads, 2)
     batches = [pixels[:n] + n for n in (1, 2, 3, 5)] * 8
     patches = [n % 3 == 0 for n in range(len(batches))]  # as callers want them, in no order
     with ThreadPoolExecutor(4) as pool:
