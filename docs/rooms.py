@@ -69,8 +69,8 @@ class Arrow:
 
 # Rows of the service from above, with the space below each.
 ROWS: tuple[tuple[int, tuple[Box, ...]], ...] = (
-    (28, (Box("service.serve", 40, 768, "the process: settings, signals, server, exit codes"),)),
-    (34, (Box("service.app", 40, 768, "the wiring: what is open, and which layer stands in front of which"),)),
+    (28, (Box("service.serve", 40, 768, "the process: its port, its signals, the web server"),)),
+    (34, (Box("service.app", 40, 768, "the wiring: which layer stands in front of which"),)),
     (
         48,
         (
@@ -79,7 +79,7 @@ ROWS: tuple[tuple[int, tuple[Box, ...]], ...] = (
                 "service.load_shedding",
                 560,
                 768,
-                "refuses early what would come too late, and what comes while it stops",
+                "refuses early what would come too late",
             ),
         ),
     ),
