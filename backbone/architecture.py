@@ -5,13 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from backbone.errors import ArchitectureInvalid
-
-if TYPE_CHECKING:
-    pass
-
 
 # name: (width, depth, heads), as in DeiT (arXiv:2012.12877) and DINOv2 (arXiv:2304.07193)
 VIT_SIZES = {

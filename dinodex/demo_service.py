@@ -35,8 +35,7 @@ def running_service(artifact: Path, data: Path, **settings: str) -> Iterator[Cli
             client.wait_until_ready(START_S)
             yield client
     finally:
-        process.terminate()
-        process.wait(STOP_S)
+        _stop(process)
 
 
 def start_service(
@@ -71,6 +70,16 @@ def start_service(
     try:
         return process, _wait_for_url(process, log)
     except BaseException:
+        _stop(process)
+        raise
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a service, which drains; one that is not through in its time is killed."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         raise

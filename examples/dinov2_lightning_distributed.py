@@ -49,7 +49,8 @@ def main() -> None:
     start = Start.of(keys)
     config = resolve(keys, len(images), start.architecture).config
 
-    dataset = TrainingImages(images, MultiCrop(section(config, ViewConfig), config.seed), DecodeLimits())
+    views = MultiCrop(section(config, ViewConfig), config.seed)
+    dataset = TrainingImages(images, views, DecodeLimits(), config.seed)
     module = TrainingModule(start.method(config), config, Length(arguments.steps), len(images) // config.batch_size)
     trainer = Trainer(
         max_epochs=-1,  # the module knows how long the run is

@@ -40,7 +40,8 @@ def main() -> None:
     start = Start.of(keys)
     config = resolve(keys, len(images), start.architecture).config
 
-    dataset = TrainingImages(images, MultiCrop(section(config, ViewConfig), config.seed), DecodeLimits())
+    views = MultiCrop(section(config, ViewConfig), config.seed)
+    dataset = TrainingImages(images, views, DecodeLimits(), config.seed)
     loader = DataLoader(dataset, batch_sampler=Batches(len(images), config.batch_size, config.seed), collate_fn=collate)
     steps_per_epoch = len(images) // config.batch_size
 

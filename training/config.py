@@ -183,7 +183,7 @@ class TrainingConfig:
         for key, (bound, wanted) in _bounds().items():
             value = getattr(self, key)
             try:
-                bound.validate_python(value)
+                bound.validate_python(value, strict=True)
             except ValidationError:
                 raise ConfigInvalid(f"{key} is {_shown(value)}; give {wanted}.") from None
 

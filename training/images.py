@@ -55,7 +55,7 @@ class TrainingImages(Dataset[Item]):
     An image that cannot be decoded is replaced by another, chosen by (seed, index) alone: the same one in every epoch and worker.
     """
 
-    def __init__(self, images: Sequence[ListedImage], views: MultiCrop, limits: DecodeLimits, seed: int = 0) -> None:
+    def __init__(self, images: Sequence[ListedImage], views: MultiCrop, limits: DecodeLimits, seed: int) -> None:
         self.images, self.views, self.limits, self.seed = images, views, limits, seed
 
     def __len__(self) -> int:

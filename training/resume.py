@@ -14,7 +14,7 @@ from typing import Any
 
 from backbone.errors import OutputNotEmpty
 from training.checkpoints import Checkpoint, checkpoint_files, newest_valid
-from training.config import ResolvedConfig
+from training.config import ResolvedConfig, TrainingConfig
 from training.errors import ConfigInvalid, DataChanged
 from training.inventory import NAME as IMAGES
 from training.inventory import Inventory
@@ -26,6 +26,9 @@ FREE = (
     *("log_every", "checkpoint_every_s", "keep_checkpoints", "wandb", "collapse", "collapse_steps"),
     *("onnx", "licence", "pooling"),
 )
+# For a config.toml out of which somebody took these lines: views are drawn in the process itself, and no path is dropped. What the
+# layers' scales began with does not matter any more, for the checkpoint has what they have become.
+_LEFT_OUT = {"workers": 0, "drop_path": 0.0, "layer_scale": 1.0}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ def saved_config(run: Path) -> ResolvedConfig | None:
         OutputNotEmpty: the directory holds something, but not a run.
     """
     if (run / "config.toml").exists():
-        return ResolvedConfig.load(run / "config.toml")
+        given = TrainingConfig.given_values(run / "config.toml")
+        return ResolvedConfig(**_LEFT_OUT | {key: value for key, value in given.items() if value is not None})
     # A run that was stopped before it began has its list of images at most.
     if run.exists() and any(not path.name.startswith(".") and path.name != IMAGES for path in run.iterdir()):
         raise OutputNotEmpty(f"{run} is not empty and not a run; name the directory of a run, or a new one.")

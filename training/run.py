@@ -1,4 +1,4 @@
-"""A training run on a folder of images: put the parts together, run them, and leave a directory that says all about the run.
+"""A training run on a folder of images: its parts put together and run, and a directory that says all about it.
 
 RUN/config.toml      every key as it was resolved
 RUN/images.tsv.gz    which images it trains on

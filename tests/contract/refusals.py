@@ -1,7 +1,8 @@
 """The order in which a request is refused: requests that are wrong in several ways at once, and which of them is told.
 
-Key, rate, stopping, overload, size announced, memory, scope, and time where the body is slow. A key of this service has one request, so that its second one is
-refused for the rate. Its decoders are held, so that one image fills the queue, and lets the service end only when they go on.
+Key, rate, stopping, overload, size announced, memory, scope, and time where the body is slow. A key of this service has one request,
+so that its second one is refused for the rate. Its decoders are held, so that one image fills the queue, and lets the service end only
+when they go on.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ SECONDS = 60
 LEAST_RECALL = 0.99  # what the library promises of searches that need not be exact
 
 
-def test_s50_searches_beside_writes_see_one_moment_after_the_other(tmp_path: Path) -> None:
+def test_s50_searches_beside_writes_see_one_snapshot_after_the_other(tmp_path: Path) -> None:
     FIGURES.append(f"S50 {race(tmp_path / 'data', SECONDS)}")
 
 

@@ -28,7 +28,7 @@ VIEWS = {
 
 def images_of(folder: Path) -> TrainingImages:
     config = section(TrainingConfig.from_values(VIEWS), ViewConfig)
-    return TrainingImages(list_images(folder).images, MultiCrop(config, seed=0), DecodeLimits())
+    return TrainingImages(list_images(folder).images, MultiCrop(config, seed=0), DecodeLimits(), seed=0)
 
 
 @pytest.fixture

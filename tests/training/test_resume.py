@@ -489,3 +489,22 @@ def test_a_new_run_does_not_go_over_an_old_one(
     train(digits, tmp_path / "run", tiny_config(max_steps=1), reporter)
     with pytest.raises(OutputNotEmpty, match="holds a run; go on with it by --resume"):
         train(digits, tmp_path / "run", tiny_config(max_steps=1), reporter)
+
+
+@pytest.mark.parametrize(("key", "left_out"), [("workers", 0), ("drop_path", 0.0), ("layer_scale", 1.0)])
+@pytest.mark.parametrize("line", ["", '{key} = "auto"\n'], ids=["taken out", "auto"])
+def test_a_run_goes_on_where_somebody_took_a_free_line_out_of_its_keys(
+    tmp_path: Path, key: str, left_out: float, line: str
+) -> None:
+    keys = resolve(TrainingConfig(max_epochs=3, workers=2), 1000, named("vit_small_patch16")).config
+    kept = [each for each in keys.to_toml().splitlines(keepends=True) if not each.startswith(f"{key} =")]
+    (tmp_path / "config.toml").write_text("".join(kept) + line.format(key=key))
+    assert saved_config(tmp_path) == dataclasses.replace(keys, **{key: left_out})
+
+
+def test_a_run_whose_keys_lack_one_that_it_cannot_do_without_is_refused(tmp_path: Path) -> None:
+    keys = resolve(TrainingConfig(max_epochs=3), 1000, named("vit_small_patch16")).config
+    kept = [each for each in keys.to_toml().splitlines(keepends=True) if not each.startswith("prototypes =")]
+    (tmp_path / "config.toml").write_text("".join(kept))
+    with pytest.raises(ConfigInvalid, match="^prototypes have no value"):
+        saved_config(tmp_path)

@@ -140,7 +140,7 @@ def test_filters_that_python_calls_equal_have_sizes_of_their_own(collection: Col
 
     def shares(value: float) -> list[float]:
         condition = parse_filter({"must": [{"key": "n", "match": {"value": value}}]})
-        [answer] = collection.classify(query, k=8, filter=condition, balance="inverse")
+        [answer] = collection.classify(query, 8, Voting(balance="inverse"), filter=condition)
         return [each.probability for each in answer.classes]
 
     alone = shares(True)

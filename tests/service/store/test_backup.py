@@ -116,7 +116,7 @@ while True:
 """
 
 
-def test_a_backup_while_a_service_writes_is_one_moment_with_every_write_acknowledged_before(
+def test_a_backup_while_a_service_writes_is_one_snapshot_with_every_write_acknowledged_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.store.backup.STEP_PAGES", 1)  # so that there are writes while it copies
