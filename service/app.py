@@ -76,7 +76,8 @@ class Application(FastAPI):
         inner = RawPath(TooLargeAsProblem(super().build_middleware_stack()))
         limited = BodyLimits(inner, self.request_memory, self.settings.max_body_bytes, self.settings.body_timeout_s)
         key_check = KeyCheck(self._keyring, RateLimiter(self.settings.rate_per_s))
-        gate = Gate(limited, key_check, self.drain.refusal, overload_refusal)  # cheapest first
+        # In this order: who has no key learns nothing of the service, and who is told that it stops need not ask for room.
+        gate = Gate(limited, key_check, self.drain.refusal, overload_refusal)
         return RequestLog(gate, self.metrics)
 
 

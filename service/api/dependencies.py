@@ -13,7 +13,7 @@ from service.embedding.models import LoadedModel
 from service.errors import FingerprintMismatch
 from service.http.bodies import path_text
 from service.http.request_state import Timings, request_state
-from service.library.library import Collection
+from service.library.collection import Collection
 from service.lifespan import Service
 from service.points import check_id
 from service.store.filters import Filter, parse_filter

@@ -17,7 +17,7 @@ from service.embedding.embedder import Embedded
 from service.errors import ItemsRefused
 from service.http.bodies import decode_base64, float32, read_image, read_json
 from service.http.content_type import IMAGE, JSON, kind_of
-from service.library.library import Collection
+from service.library.collection import Collection
 
 
 @dataclass(frozen=True)

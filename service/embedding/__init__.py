@@ -3,6 +3,6 @@
 It knows the artifact, and neither HTTP nor the store nor the index.
 
 Tested elsewhere: `pipeline` in tests/service/embedding/test_embedder.py; `decoder_worker` in
-tests/service/embedding/test_decoder_pool.py; `runtime`,
-`runtime_openvino` and `runtime_torch` in tests/service/embedding/test_runtime_choice.py.
+tests/service/embedding/test_decoder_pool.py; `runtime`, `runtime_openvino` and `runtime_torch` in
+tests/service/embedding/test_runtime_choice.py.
 """

@@ -37,7 +37,7 @@ class Ticket:
     """One image from admission to its end: what is wanted of it, and what each stage has made of it, and when (monotonic seconds).
 
     It ends once, with all that it carries, with an error, or cancelled: of several ends the first one counts. From then on it has no
-    place and holds neither the image nor its pixels, even where it still waits in a queue.
+    place and holds neither the image as it came nor its pixels, even where it still waits in a queue.
     """
 
     admission: Admission = field(repr=False)  # which it leaves at its end

@@ -98,24 +98,20 @@ class Batcher:
         """Compute those of a batch that somebody still waits for."""
         now = time.monotonic()
         tickets: list[Ticket] = []
-        images: list[Floats] = []
         for ticket in batch:
-            pixels = ticket.pixels
-            if pixels is None:  # it has ended
+            if ticket.ended.done():
                 continue
             if ticket.deadline < now:
                 ticket.finish(DeadlinePassed("the image waited longer than its request may take; send it again later."))
                 continue
             ticket.computing_at = now
             tickets.append(ticket)
-            images.append(pixels)
-        if tickets:
-            self._run(tickets, images)
+        self._run(tickets)
 
-    def _run(self, tickets: Sequence[Ticket], images: Sequence[Floats]) -> None:
+    def _run(self, tickets: Sequence[Ticket]) -> None:
         """Run a forward pass; one that fails is run again in halves for want of memory, and else image by image."""
         try:
-            self._pass(tickets, images)
+            self._pass(tickets)
         except Exception as error:  # noqa: BLE001 - a declared boundary: whatever a runtime raises ends the tickets, not the thread
             if len(tickets) == 1:
                 tickets[0].finish(_failed(error))
@@ -123,13 +119,17 @@ class Batcher:
                 half = (len(tickets) + 1) // 2
                 self._batch_images = min(self._batch_images, half)
                 log.warning("batch_halved", batch_images=self._batch_images, detail=str(error)[:500])
-                self._run(tickets[:half], images[:half])
-                self._run(tickets[half:], images[half:])
+                self._run(tickets[:half])
+                self._run(tickets[half:])
             else:
-                for ticket, pixels in zip(tickets, images, strict=True):
-                    self._run([ticket], [pixels])
+                for ticket in tickets:
+                    self._run([ticket])
 
-    def _pass(self, tickets: Sequence[Ticket], images: Sequence[Floats]) -> None:
+    def _pass(self, batch: Sequence[Ticket]) -> None:
+        held = [(ticket, pixels) for ticket in batch if (pixels := ticket.pixels) is not None]  # the others have ended
+        if not held:
+            return
+        tickets, images = zip(*held, strict=True)
         begun = time.monotonic()
         global_tokens, patch_tokens = self._forward(np.stack(images), any(ticket.patches for ticket in tickets))
         ended = time.monotonic()

@@ -55,7 +55,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class EmbedderStats:
-    """The queues of an embedder at one moment."""
+    """The lengths of an embedder's queues, each read by itself."""
 
     queued_images: int  # admitted and not yet answered
     queued_bytes: int  # theirs, as they came

@@ -1,4 +1,4 @@
-"""The limits of a body, in this order: how long it takes, how large it says that it will be, how much memory it becomes.
+"""The limits of a body: how long it takes, how large it says that it will be, and how much memory it becomes.
 
 Time: a body that comes too slowly is answered 408. The connection itself is cut by `protocol`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import Scope
@@ -16,18 +16,27 @@ _POLL_S: Final = 0.05  # between two looks whether somebody wants it to end at o
 
 
 class Drain:
-    """Whether the service is stopping. Used by the event loop alone."""
+    """Whether the service is stopping, and which requests run that it waits for. Used by the event loop alone."""
 
     def __init__(self) -> None:
         self.stopping = False
+        self.running: set[asyncio.Task[Any]] = set()
 
     def refusal(self, scope: Scope) -> Stopping | None:
-        """Return why a request is refused, as a check of the gate.
+        """Return why a request is refused, as a check of the gate; one that is not is waited for at the end.
 
-        Health checks go on: a process that drains is alive, and says itself that it is not ready.
+        Health checks go on: a process that drains is alive, and says itself that it is not ready. They need no key, so nobody waits
+        for them, nor for what an earlier check refuses: else whoever reads no answers could hold up the end.
         """
-        refused = self.stopping and scope["type"] == "http" and scope["path"] not in OPEN_PATHS
-        return Stopping() if refused else None
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            return None
+        if self.stopping:
+            return Stopping()
+        task = asyncio.current_task()
+        assert task is not None  # the web server runs each request in one
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
+        return None
 
 
 class DrainingServer(uvicorn.Server):
@@ -43,7 +52,7 @@ class DrainingServer(uvicorn.Server):
         self._drain.stopping = True
         loop = asyncio.get_running_loop()
         end = loop.time() + self._timeout_s
-        running = set(self.server_state.tasks)  # one for each request; those that come from now on are refused
+        running = set(self._drain.running)  # those that come from now on are refused
         while running and loop.time() < end and not self.force_exit:
             _, running = await asyncio.wait(running, timeout=_POLL_S)
         await super().shutdown(sockets)

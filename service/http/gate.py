@@ -17,7 +17,7 @@ Check = Callable[[Scope], Exception | None]  # why a request, or a websocket, is
 class Gate:
     """ASGI middleware: answers what one of its checks refuses, in their order.
 
-    The connection stays open, and what arrives of the body is dropped by the web server.
+    The connection stays open but where the service stops, and what arrives of the body is dropped by the web server.
     """
 
     def __init__(self, app: ASGIApp, *checks: Check) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from service.embedding.embedder import Answer, Embedded
 from service.errors import DuplicateId, PointConflict
 from service.ingestion.incoming import Incoming, PutResult
-from service.library.library import Collection
+from service.library.collection import Collection
 from service.points import NewPoint, check_id, unit_rows
 
 

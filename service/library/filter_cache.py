@@ -1,4 +1,4 @@
-"""The cache of filters: the rows that each selects, kept from one search to the next and brought up to date with what was written in between.
+"""The cache of filters: the rows that each selects, kept between searches and brought up to date with what was written.
 
 A filter that half of a million points pass takes a fifth of a second to answer from SQLite. People and programs send the same
 filter again and again while points are written, so a few answers are kept, and only the rows that changed are asked about.

@@ -506,5 +506,5 @@ def test_a_run_whose_keys_lack_one_that_it_cannot_do_without_is_refused(tmp_path
     keys = resolve(TrainingConfig(max_epochs=3), 1000, named("vit_small_patch16")).config
     kept = [each for each in keys.to_toml().splitlines(keepends=True) if not each.startswith("prototypes =")]
     (tmp_path / "config.toml").write_text("".join(kept))
-    with pytest.raises(ConfigInvalid, match="^prototypes have no value"):
+    with pytest.raises(ConfigInvalid, match=r"^prototypes have no value"):
         saved_config(tmp_path)

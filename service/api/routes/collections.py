@@ -15,7 +15,7 @@ from service.api.scopes import ScopedRoute
 from service.embedding.models import Models
 from service.http.bodies import path_text
 from service.http.content_type import json_only
-from service.library.library import Collection
+from service.library.collection import Collection
 from service.points import COLLECTION_NAME
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=ScopedRoute)

@@ -34,7 +34,7 @@ from service.http.content_type import JSON, MULTIPART, kind_of
 from service.http.problems import item_problem, log_failure
 from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.ingest import Ingest
-from service.library.library import Collection
+from service.library.collection import Collection
 from service.points import UNSET, hash_image, hash_vector
 from service.settings import Settings
 

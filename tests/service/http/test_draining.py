@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -24,9 +25,11 @@ PICTURE = encoded(picture())
 
 
 class Stopped:
-    """A service that was told to stop while it embeds an image."""
+    """A service that was told to stop while it embeds an image; `before_stop` gets its port just before."""
 
-    def __init__(self, settings: Settings, gate: threading.Event) -> None:
+    def __init__(
+        self, settings: Settings, gate: threading.Event, before_stop: Callable[[int], None] = lambda port: None
+    ) -> None:
         from service.app import create_app
         from service.serve import make_server
 
@@ -39,6 +42,7 @@ class Stopped:
         self.asking = threading.Thread(target=self._ask)
         self.answer: httpx.Response | Exception | None = None
         self._gate = gate
+        self._before_stop = before_stop
 
     async def _run(self) -> None:
         async with self._app.router.lifespan_context(self._app):
@@ -58,6 +62,7 @@ class Stopped:
         end = time.monotonic() + 20
         while "dinodex_queue_images 1.0" not in httpx.get(f"{self.url}/metrics").text:
             assert time.monotonic() < end
+        self._before_stop(self.port)
         self.server.should_exit = True
         while not self._app.drain.stopping:
             assert time.monotonic() < end
@@ -102,17 +107,32 @@ def test_s45_what_does_not_end_in_its_time_is_cut_off(
     assert time.monotonic() - begun < 20
 
 
-def test_what_comes_after_the_stop_does_not_prolong_it(
-    make_settings: Callable[..., Settings], network_gate: threading.Event
+def reads_nothing(port: int) -> socket.socket:
+    """Return a connection that sends requests without a key and reads no answers, so that the service reads no more of it either."""
+    idle = socket.socket()
+    idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    idle.settimeout(1)
+    idle.connect(("127.0.0.1", port))
+    with pytest.raises(TimeoutError):  # noqa: PT012
+        while True:
+            idle.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    return idle
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_reads_no_answers_to_health_checks_does_not_prolong_the_end(
+    make_settings: Callable[..., Settings], network_gate: threading.Event, when: str
 ) -> None:
-    with Stopped(make_settings(write_timeout_s=60, drain_s=60), network_gate) as service, socket.socket() as idle:
-        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        idle.settimeout(1)
-        idle.connect(("127.0.0.1", service.port))
-        # Its answers are not read, so that at some time the service reads no more of it either.
-        with pytest.raises(TimeoutError):  # noqa: PT012
-            while True:
-                idle.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    with contextlib.ExitStack() as opened:
+        settings = make_settings(write_timeout_s=60, drain_s=60)
+
+        def fill(port: int) -> None:
+            opened.enter_context(reads_nothing(port))
+
+        stopped = Stopped(settings, network_gate, before_stop=fill if when == "before" else lambda port: None)
+        service = opened.enter_context(stopped)
+        if when == "after":
+            fill(service.port)
         network_gate.set()
         service.asking.join(30)
         service.thread.join(20)
@@ -123,15 +143,23 @@ def test_a_drain_refuses_requests_and_neither_health_checks_nor_websockets() -> 
     from service.http.draining import Drain
 
     drain = Drain()
-    assert drain.refusal({"type": "http", "path": "/v1/model"}) is None
-    drain.stopping = True
-    assert isinstance(drain.refusal({"type": "http", "path": "/v1/model"}), Stopping)
-    for scope in (
+    open_to_all = (
         {"type": "http", "path": "/livez"},
         {"type": "http", "path": "/readyz"},
         {"type": "websocket", "path": "/"},
-    ):
-        assert drain.refusal(scope) is None
+    )
+
+    async def ask() -> None:
+        assert [drain.refusal(scope) for scope in open_to_all] == [None] * 3
+        assert drain.running == set()  # nobody waits for those
+        assert drain.refusal({"type": "http", "path": "/v1/model"}) is None
+        assert drain.running == {asyncio.current_task()}
+        drain.stopping = True
+        assert isinstance(drain.refusal({"type": "http", "path": "/v1/model"}), Stopping)
+        assert [drain.refusal(scope) for scope in open_to_all] == [None] * 3
+
+    asyncio.run(ask())
+    assert drain.running == set()
 
 
 def test_s45_a_stranger_learns_nothing_of_the_end(
