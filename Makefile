@@ -11,9 +11,10 @@ demo: $(VENV)/.installed
 	$(BIN)/dinodex demo
 
 # Training and whole systems in two processes, for half of their time is waiting; the service alone, for its tests hold it to milliseconds.
+IN_TWO := tests/system tests/training tests/contract tests/compat tests/dinodex
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --ignore=tests/system --ignore=tests/training
-	$(BIN)/python -m pytest tests/system tests/training -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(IN_TWO:%=--ignore=%)
+	$(BIN)/python -m pytest $(IN_TWO) -n 2 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
