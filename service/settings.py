@@ -1,4 +1,4 @@
-"""Every knob of the service, from `DINODEX_*` environment variables or the command line.
+"""The settings of the service, from `DINODEX_*` environment variables or the command line.
 
 Each field's description says its unit and what it does, and after "Default:" why it has that default; `docs/configuration.md` is
 generated from here. A secret can be given as a file (`DINODEX_API_KEY_FILE`), as Docker and systemd hand them over.

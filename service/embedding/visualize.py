@@ -1,4 +1,4 @@
-"""Visualizations of a network: where its CLS token looks in an image, and which patches look alike to it."""
+"""Visualisations of a network: where its CLS token looks in an image, and which patches look alike to it."""
 
 from __future__ import annotations
 
