@@ -162,13 +162,18 @@ def _read(response: http.client.HTTPResponse) -> Reply:
 
 @contextmanager
 def running(data: Path, settings: Mapping[str, object]) -> Iterator[Service]:
-    """Run a service on a data directory, with these settings and no others; in the end it must stop with 0."""
-    log = data.with_suffix(".log")
+    """Run a service on a data directory, with these settings and no others; in the end it must stop with 0.
+
+    All that it says is on standard error.
+    """
+    log, output = data.with_suffix(".log"), data.with_suffix(".out")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DINODEX_")}
     given = {**_COMMON, "artifact": ARTIFACT, "data": data, **settings}
     environment |= {f"DINODEX_{name.upper()}": str(value) for name, value in given.items()}
-    with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-m", "dinodex", "serve"], env=environment, stderr=file)
+    with log.open("wb") as errors, output.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dinodex", "serve"], env=environment, stdout=out, stderr=errors
+        )
     try:
         found = None
         wait_until(lambda: process.poll() is not None or b"serving on" in log.read_bytes())
@@ -177,6 +182,7 @@ def running(data: Path, settings: Mapping[str, object]) -> Iterator[Service]:
         yield Service(process, int(found[1]), log)
         process.terminate()
         assert process.wait(WAIT_S) == 0, log.read_text()[-2000:]
+        assert output.read_bytes() == b""
     finally:
         with suppress(ProcessLookupError):
             process.kill()
