@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-WAIT_S = 60.0  # for whatever must come, on a loaded machine
+WAIT_S = 120.0  # for whatever must come, on a loaded machine
 ARTIFACT = Path(__file__).with_name("artifact")  # a ViT of one narrow block with random weights
 
 _COMMON = {
