@@ -31,7 +31,7 @@ from transformers import Dinov2Config, Dinov2Model
 from backbone import Artifact, Preprocess, build, named
 from backbone.artifact_writer import write_artifact
 from dinodex.demo_service import serve_command
-from service.embedding.runtime import Precision, Run
+from service.embedding.runtime import ForwardPass, Precision
 from service.embedding.runtime_choice import choose_runtime
 from service.settings import RuntimeName
 
@@ -109,7 +109,7 @@ def network_alone(artifact: Artifact, compiled: bool) -> None:
     )
 
 
-def computed(run: Run, patches: bool, pixels: np.ndarray) -> object:
+def computed(run: ForwardPass, patches: bool, pixels: np.ndarray) -> object:
     """Compute pixels with or without the patch tokens."""
     return run(pixels, patches)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -193,3 +194,18 @@ def test_a_module_begins_with_what_it_is(path: Path) -> None:
     words = docstring(path).split()
     assert words, f"{path.relative_to(ROOT)} has no docstring"
     assert words[0] != "What", f"{path.relative_to(ROOT)}: begin with the noun: {' '.join(words[:8])} ..."
+
+
+OUTSIDE = sorted(
+    path for folder in ("benchmarks", "examples", "docs", "tests") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_imported_of_the_packages_from_outside_is_there(path: Path) -> None:
+    """Benchmarks and faults run seldom, and nothing else looks at their imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names if not hasattr(module, alias.name)):
+                importlib.import_module(f"{node.module}.{name}")
