@@ -10,8 +10,8 @@ DATA ?= demo-out/data
 demo: $(VENV)/.installed
 	$(BIN)/dinodex demo
 
-# Training and whole systems in two processes, for half of their time is waiting; the service alone, for its tests hold it to milliseconds.
-IN_TWO := tests/system tests/training tests/contract tests/compat tests/dinodex
+# All but the service in two processes, for half of their time is waiting; the service alone, for its tests hold it to milliseconds.
+IN_TWO := tests/system tests/training tests/backbone tests/contract tests/compat tests/dinodex tests/test_rooms.py
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(IN_TWO:%=--ignore=%)
 	$(BIN)/python -m pytest $(IN_TWO) -n 2 --dist loadfile
