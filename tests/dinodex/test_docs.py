@@ -44,10 +44,10 @@ def test_every_error_code_of_the_command_line_is_documented() -> None:
 
 def test_the_page_of_faults_names_those_that_have_tests_and_no_others() -> None:
     text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-    named = {number.lower() for number in re.findall(r"^\| ([ST]\d\d) \|", text, re.MULTILINE)}
+    named = {number.lower() for number in re.findall(r"^\| ([STU]\d\d) \|", text, re.MULTILINE)}
     tested = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
-        for numbers in re.findall(r"def test((?:_[st]\d\d)+)_", path.read_text(encoding="utf-8")):
+        for numbers in re.findall(r"def test((?:_[stu]\d\d)+)_", path.read_text(encoding="utf-8")):
             tested |= set(numbers.strip("_").split("_"))
     assert named == tested
 
