@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from backbone.decode import ALL_FORMATS
-from backbone.errors import DataInvalid, PathMissing, StorageFailed
+from backbone.errors import DataInvalid, PathMissing
+from backbone.exclude_pattern import ExcludePattern
+from backbone.folder_walk import FolderWalk, Scope
+from backbone.left_out import LeftOut
 
 # Endings only choose candidates; what a file is, its first bytes say when it is decoded.
 _ENDINGS = {
@@ -38,12 +42,28 @@ class ImageList:
     root: Path
     images: tuple[ListedImage, ...]
     classes: tuple[str, ...]  # the labels that occur, ordered
+    scope: Scope
+    left_out: LeftOut
+    is_folder: bool  # else a list file named the images
+
+    def covers(self, relative: str) -> bool:
+        """Tell whether a file of this path below the root, with `/`, would have been looked at: of a list, only what it names."""
+        return self.scope.covers(relative) if self.is_folder else relative in self._ids
+
+    @functools.cached_property
+    def _ids(self) -> frozenset[str]:
+        return frozenset(image.id for image in self.images)
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def list_images(source: Path, formats: tuple[str, ...] = ALL_FORMATS, labels: str | Path = "folders") -> ImageList:
+def list_images(
+    source: Path,
+    formats: tuple[str, ...] = ALL_FORMATS,
+    labels: str | Path = "folders",
+    exclude: Sequence[str] = (),
+) -> ImageList:
     """List the images of a folder (searched to its depth) or of a list file.
 
     Args:
@@ -51,9 +71,11 @@ def list_images(source: Path, formats: tuple[str, ...] = ALL_FORMATS, labels: st
         formats: which formats count.
         labels: `folders` (the first folder below the source is the label; images beside class folders have none), `none`, or a CSV
             file with rows `path,label`.
+        exclude: patterns of paths to leave out (`exclude_pattern.py`).
 
     Returns:
-        The images, ordered by id. Hidden files and folders are left out; a folder linked into itself is entered once.
+        The images, ordered by id. Hidden files and folders are left out, and so are those that systems leave; a folder linked into
+        itself is entered once.
 
     Raises:
         PathMissing: the source or the CSV file does not exist.
@@ -62,46 +84,31 @@ def list_images(source: Path, formats: tuple[str, ...] = ALL_FORMATS, labels: st
     """
     if not source.exists():
         raise PathMissing(f"{source} does not exist; name a folder of images or a list file.")
-    root, paths = _from_folder(source, formats) if source.is_dir() else _from_list(source)
+    endings = tuple(ending for name in formats for ending in _ENDINGS[name])
+    scope = Scope(endings, tuple(ExcludePattern.of(text) for text in exclude))
+    is_folder = source.is_dir()
+    root, paths, left_out = _from_folder(source, scope) if is_folder else _from_list(source, scope)
+    if not paths:
+        reason = f"; {left_out}" if str(left_out) else ""
+        raise DataInvalid(f"{source} holds no images; looked for files ending in {' '.join(endings)}{reason}.")
     named = _labels_from_csv(labels) if isinstance(labels, Path) else None
     images = []
-    for path in paths:
-        relative = PurePosixPath(path.relative_to(root).as_posix())
+    for path in sorted(paths):
         if named is not None:
-            label = named.get(str(relative))
+            label = named.get(path)
         else:
-            label = relative.parts[0] if labels == "folders" and len(relative.parts) > 1 else None
-        images.append(ListedImage(str(relative), path, label))
-    if not images:
-        endings = " ".join(ending for name in formats for ending in _ENDINGS[name])
-        raise DataInvalid(f"{source} holds no images; looked for files ending in {endings}.")
-    images.sort(key=lambda image: image.id)
+            label = path.split("/")[0] if labels == "folders" and "/" in path else None
+        images.append(ListedImage(path, root / path, label))
     classes = sorted({image.label for image in images if image.label is not None})
-    return ImageList(root, tuple(images), tuple(classes))
+    return ImageList(root, tuple(images), tuple(classes), scope, left_out, is_folder)
 
 
-def _from_folder(folder: Path, formats: tuple[str, ...]) -> tuple[Path, list[Path]]:
-    endings = tuple(ending for name in formats for ending in _ENDINGS[name])
-    return folder, [path for path in _walk(folder) if path.name.lower().endswith(endings)]
+def _from_folder(folder: Path, scope: Scope) -> tuple[Path, list[str], LeftOut]:
+    walk = FolderWalk(folder, scope)
+    return folder, list(walk.files()), walk.left_out
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()
-
-    def refuse(error: OSError) -> None:
-        raise StorageFailed(f"cannot read {error.filename}: {error.strerror}; check the permissions.") from error
-
-    for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = Path(current).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(current) / name for name in sorted(names) if not name.startswith("."))
-
-
-def _from_list(file: Path) -> tuple[Path, list[Path]]:
+def _from_list(file: Path, scope: Scope) -> tuple[Path, list[str], LeftOut]:
     if file.suffix != ".txt":
         raise DataInvalid(f"{file} is a file, but not a list; name a folder, or a .txt file with one path a line.")
     root = file.parent
@@ -120,7 +127,14 @@ def _from_list(file: Path) -> tuple[Path, list[Path]]:
     outside = [path for path in paths if not path.is_relative_to(root)]
     if outside:  # the ids would start with `..`: count from the folder that holds them all
         root = Path(os.path.commonpath([root, *(path.parent for path in outside)]))
-    return root, list(dict.fromkeys(paths))
+    left_out = LeftOut()
+    named = []
+    for relative in dict.fromkeys(path.relative_to(root).as_posix() for path in paths):
+        if (pattern := scope.excluding(relative.split("/"))) is not None:
+            left_out.excluded[pattern.text] += 1
+        else:
+            named.append(relative)
+    return root, named, left_out
 
 
 def _labels_from_csv(file: Path) -> dict[str, str]:

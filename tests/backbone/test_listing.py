@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,87 @@ def test_nothing_to_list_is_an_error_that_says_what_to_do(tmp_path: Path) -> Non
     (tmp_path / "file.png").write_bytes(b"")
     with pytest.raises(DataInvalid, match="not a list"):
         list_images(tmp_path / "file.png")
+
+
+def make(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return root
+
+
+def ids(source: Path, exclude: Sequence[str] = ()) -> list[str]:
+    return [image.id for image in list_images(source, exclude=exclude).images]
+
+
+SYSTEMS = (
+    *("@eaDir", "@EADIR", "@tmp", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", ".@__thumb"),
+    *(
+        "$RECYCLE.BIN",
+        "$Recycle.Bin",
+        "RECYCLER",
+        "System Volume Information",
+        "found.000",
+        "FOUND.012",
+        "$Windows.~BT",
+    ),
+    *("__MACOSX", "Network Trash Folder", "Temporary Items", ".Spotlight-V100", ".Trashes", ".fseventsd"),
+    *("lost+found", ".Trash-1000", "~snapshot", "LOST.DIR", ":2eAppleDouble"),
+)
+OWN = ("recycled", "trash", "tmp", "snapshot", "found", "found.0001", "my__MACOSX", "eaDir", "lost and found", "System")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_u07_folders_that_systems_leave_are_left_out_at_any_depth_and_counted(tmp_path: Path, name: str) -> None:
+    make(tmp_path, f"{name}/a.jpg", f"cat/{name}/b.jpg/SYNOPHOTO_THUMB_M.jpg", "cat/1.jpg")
+    listing = list_images(tmp_path)
+    assert [image.id for image in listing.images] == ["cat/1.jpg"]
+    assert listing.classes == ("cat",)
+    hidden = name.startswith(".")
+    assert str(listing.left_out) == ("" if hidden else f"left out: 2 files or folders of the system ({name})")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_u07_a_folder_that_a_person_may_have_named_is_taken(tmp_path: Path, name: str) -> None:
+    assert ids(make(tmp_path, f"{name}/a.jpg")) == [f"{name}/a.jpg"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_u07_a_folder_that_is_named_as_the_source_is_taken_whatever_its_name(tmp_path: Path, name: str) -> None:
+    make(tmp_path / name, "cat/1.jpg", "list.txt")
+    assert ids(tmp_path / name) == ["cat/1.jpg"]
+    (tmp_path / "list.txt").write_text(f"{name}/cat/1.jpg\n")
+    assert ids(tmp_path / "list.txt") == [f"{name}/cat/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("path", "covered"),
+    [
+        ("a.jpg", True),
+        ("gone/too/a.JPG", True),
+        ("a.heif5", False),
+        ("jpg", False),
+        ("", False),
+        (".a.jpg", False),
+        ("b/.c/a.jpg", False),
+        ("../a.jpg", False),
+        ("b/@eaDir/a.jpg", False),
+        ("@eaDir.jpg", True),
+        ("raw/a.jpg", False),
+        ("b/raw/c/a.jpg", False),
+        ("raw.jpg", True),
+        ("b/draft-1.jpg", False),
+    ],
+)
+def test_u07_a_listing_says_which_paths_it_would_have_looked_at(tmp_path: Path, path: str, covered: bool) -> None:
+    listing = list_images(make(tmp_path, "here.jpg"), exclude=["raw/", "draft-*"])
+    assert listing.covers(path) is covered
+    assert list_images(tmp_path, formats=("JPEG",)).covers("a.png") is False
+
+
+def test_u07_a_list_would_have_looked_at_what_it_names_alone(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "b.jpg", ".c/d.jpg")
+    (tmp_path / "list.txt").write_text("a.jpg\n.c/d.jpg\n")
+    listing = list_images(tmp_path / "list.txt")
+    assert [listing.covers(path) for path in ("a.jpg", ".c/d.jpg", "b.jpg")] == [True, True, False]
