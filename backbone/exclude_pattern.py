@@ -25,9 +25,9 @@ class ExcludePattern:
     @classmethod
     def of(cls, text: str) -> Self:
         """Read a pattern; any text is one, an empty one fits nothing."""
-        path = unicodedata.normalize("NFC", text).removeprefix("./")
-        globs = [name for name in path.split("/") if name]
-        if "/" not in path.rstrip("/"):
+        path = unicodedata.normalize("NFC", text)
+        globs = [name for name in path.split("/") if name not in ("", ".")]
+        if globs and "/" not in path.rstrip("/"):
             globs[:0] = ["**"]
         return cls(text, tuple(globs), path.endswith("/"))
 

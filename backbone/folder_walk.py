@@ -23,13 +23,18 @@ class Scope:
 
     def covers(self, relative: str) -> bool:
         """Tell whether a file of this path, with `/`, would be looked at if it were there."""
-        *folders, name = parts = relative.split("/")
+        parts = relative.split("/")
         return (
-            name.lower().endswith(self.endings)
-            and not any(is_hidden(part) for part in parts)
-            and not any(is_system_folder(folder) for folder in folders)
-            and self.excluding(parts) is None
+            parts[-1].lower().endswith(self.endings)
+            and not is_hidden(parts[-1])
+            and self.fitting(parts, is_folder=False) is None
+            and all(self.enters(parts[:depth]) for depth in range(1, len(parts)))
         )
+
+    def enters(self, parts: Sequence[str]) -> bool:
+        """Tell whether the folder of this path is entered from the one above it."""
+        name = parts[-1]
+        return not is_hidden(name) and not is_system_folder(name) and self.fitting(parts, is_folder=True) is None
 
     def excluding(self, parts: Sequence[str]) -> ExcludePattern | None:
         """Return the first pattern that leaves a file out, by its own path or by that of a folder that it is in."""

@@ -45,7 +45,7 @@ def _by_ending(endings: Counter[str]) -> str:
 
 
 def _ordered(counts: Counter[str]) -> list[str]:
-    return sorted(counts, key=lambda name: (-counts[name], name))
+    return sorted(counts, key=lambda name: (-counts[name], not name, name))
 
 
 def _entries(count: int) -> str:

@@ -15,6 +15,9 @@ from backbone.exclude_pattern import ExcludePattern
 from backbone.folder_walk import FolderWalk, Scope
 from backbone.left_out import LeftOut
 
+# Names of the parts of a set of images, and hardly ever of what is in them.
+SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
+
 # Endings only choose candidates; what a file is, its first bytes say when it is decoded.
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -49,6 +52,23 @@ class ImageList:
     def covers(self, relative: str) -> bool:
         """Tell whether a file of this path below the root, with `/`, would have been looked at: of a list, only what it names."""
         return self.scope.covers(relative) if self.is_folder else relative in self._ids
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a person has to know about this listing, a line each: what was left out, and labels that may not be meant."""
+        notes = [str(self.left_out)] if str(self.left_out) else []
+        idle = [pattern.text for pattern in self.scope.exclude if not self.left_out.excluded[pattern.text]]
+        notes += [f"nothing is left out by exclude ({text})" for text in idle]
+        if self._is_split():
+            notes.append(
+                f"the folders are the parts of a split, so the labels are {' and '.join(self.classes)}; to label by the folders "
+                f"inside of them, name one of them ({self.root / self.classes[0]}), or switch labels off"
+            )
+        return tuple(notes)
+
+    def _is_split(self) -> bool:
+        by_folder = self.is_folder and any(image.label == image.id.partition("/")[0] for image in self.images)
+        return by_folder and all(name.lower() in SPLIT_NAMES for name in self.classes)
 
     @functools.cached_property
     def _ids(self) -> frozenset[str]:

@@ -24,6 +24,12 @@ def evaluate(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Directory of an artifact.")],
     train: Annotated[Path, typer.Option(help="Folder of class folders: the images that are known.")],
     val: Annotated[Path, typer.Option(help="Folder of class folders: the images that are asked about.")],
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Leave out paths below both folders, as .gitignore has them; may be repeated."
+        ),
+    ] = None,
     json_to: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE|-", help="Write JSON to a file; - prints it instead of the table."),
@@ -51,7 +57,9 @@ def evaluate(
     if json_to not in (None, STDOUT) and not Path(json_to).parent.is_dir():  # before the work, not after it
         raise PathMissing(f"{Path(json_to).parent} does not exist; name a file in a directory that does.")
     directory = None if no_cache else cache or default_directory()
-    result = run(artifact, train, val, directory, seed, say=lambda line: typer.echo(line, err=True))
+    result = run(
+        artifact, train, val, directory, seed, exclude=exclude or (), say=lambda line: typer.echo(line, err=True)
+    )
     text = json.dumps(asdict(result), indent=2, ensure_ascii=False)
     if json_to == STDOUT:
         typer.echo(text)

@@ -70,6 +70,13 @@ def index(
         str | None,
         typer.Option(help="Formats, such as jpeg,png,tiff. Default: all with --data, jpeg,png,webp with --url."),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave out paths below SOURCE, as .gitignore has them: thumbs/, *-draft.*, /2019/**/raw; may be repeated.",
+        ),
+    ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Delete points whose file is gone (with --data).")] = False,
     report: Annotated[Path | None, typer.Option(help="File that gets a JSON line for each refused image.")] = None,
 ) -> None:
@@ -85,7 +92,10 @@ def index(
     from service.ingestion.job import index_folder, stopping_on_sigterm
 
     taken = _formats(formats, remote=url is not None)
-    listing = list_images(source, formats=taken, labels=labels if labels in ("folders", "none") else Path(labels))
+    given = labels if labels in ("folders", "none") else Path(labels)
+    listing = list_images(source, formats=taken, labels=given, exclude=exclude or ())
+    for note in listing.notes:
+        typer.echo(note, err=True)
     with stopping_on_sigterm() as stop:
         with _open_sink(collection, artifact, data, url, api_key, taken) as sink, _progress(len(listing)) as on_chunk:
             result = index_folder(listing, sink, report=report, prune=prune, on_chunk=on_chunk, stop=stop)

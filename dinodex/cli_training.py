@@ -35,6 +35,10 @@ def train(
         str | None, typer.Option(metavar="ARTIFACT", help="Start from this artifact's network and weights.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of training keys; key=value goes before it.")] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out paths below DATA, as .gitignore has them; may be repeated."),
+    ] = None,
     devices: Annotated[str | None, typer.Option(help="GPUs, or CPU processes; auto takes what is there.")] = None,
     nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Lightning's strategy: auto or ddp.")] = None,
@@ -69,6 +73,8 @@ def train(
     }
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
     values = TrainingConfig.given_values(config, [*given, *(overrides or [])])
+    if exclude:  # not as text: a pattern may hold a comma
+        values["exclude"] = (*exclude, *values.get("exclude", ()))
     wish = Resume(values, accept_data, accept_processes) if resume else None
     result = run(data, out, TrainingConfig(**values), resume=wish)
     if not is_first_process():

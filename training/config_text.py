@@ -23,12 +23,23 @@ def read_value(key: str, value: Any, hint: Any) -> Any:  # noqa: ANN401
         if str(value) in choices:
             return str(value)
         raise ConfigInvalid(f"{key} is one of {', '.join(choices)}, not {value!r}.")
+    if origin is tuple and choices[-1] is Ellipsis:
+        return _several(key, value, choices[0])
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)) or len(parts) != len(choices):
             raise ConfigInvalid(f"{key} is {len(choices)} numbers, for instance {key}=0.4,1.0, not {value!r}.")
         return tuple(read_value(key, part, choice) for part, choice in zip(parts, choices, strict=True))
     return _scalar(key, value, hint)
+
+
+def _several(key: str, value: Any, choice: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Read any number of values: a list of TOML, or text with commas between them; empty text is none."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise ConfigInvalid(f"{key} is a list, for instance {key}=first,second, not {value!r}.")
+    return tuple(read_value(key, part, choice) for part in value)
 
 
 def _scalar(key: str, value: Any, kind: type) -> Any:  # noqa: ANN401

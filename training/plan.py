@@ -40,7 +40,9 @@ def make_plan(data: Path, out: Path, config: TrainingConfig, resume: Resume | No
     """Read the images and decide on every key; see `run.train` for arguments and errors."""
     saved = None if resume is None else saved_config(out)
     keys = saved or config
-    images = list_images(data, labels=keys.labels)
+    images = list_images(data, labels=keys.labels, exclude=keys.exclude)
+    for note in images.notes:
+        reporter.say(note)
     inventory = Inventory.of(images.images)
     split = split_images(images.images, keys.held_out, keys.knn_images, keys.seed)
     count = len(split.training)

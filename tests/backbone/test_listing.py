@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pictures import encoded, picture
 
 from backbone import list_images
-from backbone.errors import DataInvalid, PathMissing
+from backbone.errors import DataInvalid, PathMissing, StorageFailed
 
 
 @pytest.fixture
@@ -157,3 +160,39 @@ def test_u07_a_list_would_have_looked_at_what_it_names_alone(tmp_path: Path) -> 
     (tmp_path / "list.txt").write_text("a.jpg\n.c/d.jpg\n")
     listing = list_images(tmp_path / "list.txt")
     assert [listing.covers(path) for path in ("a.jpg", ".c/d.jpg", "b.jpg")] == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["lost+found", "$RECYCLE.BIN", ".Trash-1000", "private"])
+def test_u07_a_folder_that_is_left_out_need_not_be_readable(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "cat/1.jpg", f"{name}/secret.jpg")
+    entered = os.scandir
+
+    def scandir(path: Any = ".") -> Any:  # noqa: ANN401 - as root, no permission keeps a test out
+        if Path(path).name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return entered(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert ids(tmp_path, exclude=["private/"]) == ["cat/1.jpg"]
+    if name == "private":
+        with pytest.raises(StorageFailed, match=r"cannot read .*private: .*; check the permissions, or exclude it"):
+            ids(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (("train/cat/1.jpg", "val/cat/2.jpg"), True),
+        (("Train/1.jpg",), True),
+        (("test/1.jpg", "validation/2.jpg", "valid/3.jpg", "beside.jpg", "@eaDir/4.jpg"), True),
+        (("train/1.jpg", "cat/2.jpg"), False),
+        (("beside.jpg",), False),
+        (("cat/train/1.jpg",), False),
+    ],
+)
+def test_u07_a_folder_that_holds_just_a_split_gets_a_hint(tmp_path: Path, names: tuple[str, ...], hint: bool) -> None:
+    make(tmp_path, *names)
+    assert any("parts of a split" in note for note in list_images(tmp_path).notes) is hint
+    assert not any("split" in note for note in list_images(tmp_path, labels="none").notes)

@@ -326,3 +326,25 @@ def test_the_command_is_quick_to_say_what_it_can(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_u06_u07_indexing_says_what_it_leaves_out(
+    index: Callable[..., tuple[int, str, str]], photos: Path, tmp_path: Path
+) -> None:
+    for name in ("cats/5.PSD", "#recycle/6.png", "dogs/raw/7.png", "README"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(encoded(picture()))
+    code, out, err = index("--exclude", "raw/", "--exclude", "none")
+    assert (code, out[:9]) == (0, "4 created")
+    assert (
+        "left out: 1 .psd, 1 without an ending; 1 file or folder of the system (#recycle); 1 file or folder by exclude"
+        in err
+    )
+    assert "nothing is left out by exclude (none)" in err
+    assert index("--formats", "png", "--exclude", "dogs")[2].startswith("left out: 1 .jpg, 1 .psd, 1 without")
+
+
+def test_u07_a_run_takes_patterns_as_an_option_and_as_a_key(run: Run, photos: Path, tmp_path: Path) -> None:
+    code, _, err = run("train", photos, "--out", tmp_path / "run", "--exclude", "cats", "exclude=*.webp,3.png")
+    assert (code, "no images" in err) == (65, True)
+    assert "left out: 3 files or folders by exclude (*.webp, 3.png, cats)" in err

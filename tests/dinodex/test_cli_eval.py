@@ -113,3 +113,18 @@ def test_each_mistake_has_its_exit_code_and_one_sentence(
         assert code == expected, (arguments, err)
         assert message in err
         assert out == ""
+
+
+def test_u06_u07_what_is_left_out_is_said_beside_json_that_stays_json(
+    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+) -> None:
+    for name in ("train/cats/1.PSD", "train/@eaDir/2.png", "val/raw/3.png", "val/empty/4.mov"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(picture()))
+    code, out, err = run(tiny_artifact.path, *sides, "--exclude", "raw", "--json", "-")
+    assert code == 0
+    assert json.loads(out)["counts"]["train"] == 16
+    assert f"{tmp_path / 'train'}: left out: 1 .psd; 1 file or folder of the system (@eaDir)" in err
+    assert f"{tmp_path / 'val'}: left out: 1 .mov; 1 file or folder by exclude (raw)" in err
+    empty = [note for note in json.loads(out)["notes"] if "without images" in note]
+    assert empty == [f"{tmp_path / 'val'}: class folders without images: empty."]

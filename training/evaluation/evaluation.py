@@ -94,7 +94,13 @@ class _Features:
 
 
 def evaluate(
-    artifact: Path, train: Path, validation: Path, cache: Path | None = None, seed: int = 0, say: Say = lambda _: None
+    artifact: Path,
+    train: Path,
+    validation: Path,
+    cache: Path | None = None,
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    say: Say = lambda _: None,
 ) -> Evaluation:
     """Score an artifact: the training images are the memory, the validation images the questions.
 
@@ -104,14 +110,15 @@ def evaluate(
         validation: another.
         cache: where vectors are kept for the next time; None keeps none.
         seed: of the probe's held-out part and of k-means.
-        say: prints a line when images have to be embedded.
+        exclude: patterns of paths that are left out of both folders.
+        say: prints a line when images have to be embedded, and what a listing left out.
 
     Raises:
         PathMissing, StorageFailed, DataInvalid, ArtifactInvalid: see `backbone.errors`.
         DataTooSmall: no labels, or only one class that can be read.
     """
     loaded = load_artifact(artifact)
-    listed = [_list(source) for source in (train, validation)]  # mistakes first, work later
+    listed = [_list(source, exclude, say) for source in (train, validation)]  # mistakes first, work later
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = functools.cache(lambda: _network(loaded, device))  # what is kept needs none
     began = time.perf_counter()
@@ -143,8 +150,10 @@ def score_neighbours(bank: Vectors, bank_labels: Labels, queries: Vectors, query
     return {str(k): float(np.mean(found.argmax(axis=1) == query_labels)) for k, found in votes.items()}
 
 
-def _list(source: Path) -> _Listed:
-    found = list_images(source)
+def _list(source: Path, exclude: Sequence[str], say: Say) -> _Listed:
+    found = list_images(source, exclude=exclude)
+    for note in found.notes:
+        say(f"{source}: {note}")
     if not found.classes:
         raise DataTooSmall(
             f"{source} has no class folders, and without labels nothing can be scored; put each class into a folder of its own."
@@ -155,7 +164,7 @@ def _list(source: Path) -> _Listed:
     if beside := len(found) - len(images):
         notes.append(f"{source}: left out because they are in no class folder: {beside:,} of {len(found):,} images.")
     folders = {path.name for path in source.iterdir() if path.is_dir()} if source.is_dir() else set()
-    if empty := sorted(name for name in folders - set(found.classes) if not name.startswith(".")):
+    if empty := sorted(name for name in folders - set(found.classes) if found.scope.enters([name])):
         notes.append(f"{source}: class folders without images: {_some(empty)}.")
     return _Listed(source, images, notes)
 
