@@ -140,7 +140,11 @@ class Collection:
         return self._connection.send("GET", f"{self._point(point_id)}/thumbnail").content
 
     def delete(self, ids: Sequence[str] | None = None, *, where: Filter | None = None) -> int:
-        """Delete points by their ids or by a filter; returns how many were there."""
+        """Delete points by their ids or by a filter; returns how many were there. `drop` deletes all."""
+        if (ids is None) == (where is None):
+            raise ValueError("give either ids or where, a filter")
+        if where is not None and not any(where.values()):
+            raise ValueError("the filter has no condition and would delete every point; drop() does that")
         body = {"filter": dict(where)} if where is not None else {"ids": list(ids or [])}
         return self._connection.ask("POST", f"{self._path}/points/delete", Deleted, json=body).deleted
 

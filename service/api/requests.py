@@ -150,7 +150,7 @@ class PatchPointBody(RequestModel):
 
 
 class DeleteBody(RequestModel):
-    """Which points to delete: by ids or by filter."""
+    """Which points to delete: by ids, or by a filter with a condition that can leave points out."""
 
     model_config = ConfigDict(json_schema_extra=exactly_one("ids", "filter"))
 

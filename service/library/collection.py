@@ -46,6 +46,7 @@ from service.store.database import Database
 from service.store.filters import LABELLED, Condition, Filter, Ids
 from service.store.payloads import encode_payload
 from service.store.records import Change, Record, Records, StoredPoint
+from service.store.tautologies import is_tautology
 
 EVERYTHING = Filter()
 NO_ROWS = np.empty(0, np.int64)
@@ -132,10 +133,17 @@ class Collection:
         return Point(updated.id, updated.label, updated.payload)
 
     def delete(self, ids: Sequence[str] | None = None, filter: Filter | None = None) -> int:  # noqa: A002
-        """Delete the points with these ids, or those that a filter selects; return how many there were."""
+        """Delete the points with these ids, or those that a filter selects; return how many there were.
+
+        Raises FilterInvalid where neither or both are given, and for a filter that can leave no point out.
+        """
         self._alive()
         if (ids is None) == (filter is None):
             raise FilterInvalid("say which points to delete: either ids or a filter.")
+        if filter is not None and is_tautology(filter):
+            raise FilterInvalid(
+                "this filter has no condition that could leave a point out; say which points to delete, or delete the collection."
+            )
         condition: Condition = Ids(tuple(ids or ())) if filter is None else filter
         removed = self._database.write(
             lambda connection: self._records.delete(connection, condition),

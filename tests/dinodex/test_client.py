@@ -312,3 +312,17 @@ def test_ids_are_encoded_whole() -> None:
     assert encode_id("a/b.png") == "a%2Fb.png"
     assert encode_id("..") == "%2E%2E"
     assert encode_id(encoded(picture()).hex()[:4]) == "8950"
+
+
+@pytest.mark.parametrize("where", [{}, {"must": []}, {"must": [], "should": [], "must_not": []}])
+def test_u05_the_client_deletes_by_no_filter_without_a_condition(client: Client, where: dict[str, Any]) -> None:
+    photos = client.collection("photos")
+    photos.create(keep="none")
+    photos.put_many([{"id": f"{i}", "vector": np.eye(32)[i]} for i in range(3)])
+    with pytest.raises(ValueError, match="every point"):
+        photos.delete(where=where)
+    with pytest.raises(ValueError, match="either"):
+        photos.delete(["0"], where={"must": [{"ids": ["1"]}]})
+    with pytest.raises(RequestRefused):
+        photos.delete(where={"must": [{"must": []}]})
+    assert photos.count(where) == 3

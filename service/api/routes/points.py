@@ -29,7 +29,10 @@ T = TypeVar("T")
 
 @router.post("/delete", dependencies=[Depends(json_only)], responses=problems(404, 413, 415, 422, 503))
 async def delete_points(request: Request, collection: CollectionDep, body: DeleteBody) -> DeletedAnswer:
-    """Delete the points with these ids, or all that a filter matches; ids that are not there do not count."""
+    """Delete the points with these ids, or all that a filter matches; ids that are not there do not count.
+
+    A filter that can leave no point out is refused: deleting the collection is the way to delete all.
+    """
     if body.ids is not None:
         check_count(body.ids, get_service(request).settings.max_request_points, "ids")
 

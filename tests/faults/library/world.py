@@ -17,11 +17,12 @@ import numpy.typing as npt
 import pytest
 from faults.library.questions import LABELS, PAYLOADS, Payload, Test, question
 
-from service.errors import CollectionMissing, PointConflict, PointMissing
+from service.errors import CollectionMissing, FilterInvalid, PointConflict, PointMissing
 from service.library.library import Collection, Library
 from service.library.search import SearchOptions
 from service.points import UNSET, Hit, NewPoint, Point, hash_vector, unit_rows
 from service.store.filters import Filter, parse_filter
+from service.store.tautologies import is_tautology
 
 NAMES = {"a": 4, "b": 16}  # collections and their dimensions
 IDS = tuple(f"{i}" for i in range(300))
@@ -115,10 +116,13 @@ class World:
     def delete_selected(self, draw: Random) -> None:
         collection, model = self._some(draw)
         asked, test = question(draw, IDS)
-        if not asked:
-            return  # everything: `drop` does that
+        condition = parse_filter(asked)
+        if is_tautology(condition):  # everything: `drop` does that
+            with pytest.raises(FilterInvalid):
+                collection.delete(filter=condition)
+            return
         gone = selected(model, test)
-        assert collection.delete(filter=parse_filter(asked)) == len(gone)
+        assert collection.delete(filter=condition) == len(gone)
         for id_ in gone:
             del model[id_]
 

@@ -395,3 +395,36 @@ def test_a_put_with_no_body_and_no_headers_about_one_makes_a_collection(client: 
     request = client.build_request("PUT", "/v1/collections/bare")
     request.headers.pop("content-length", None)  # as curl sends it
     assert client.send(request).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"filter": {}},
+        {"filter": {"must": []}},
+        {"filter": {"should": []}},
+        {"filter": {"must_not": []}},
+        {"filter": {"must": [{"should": []}]}},
+        {"filter": {"must_not": [{"key": "a", "match": {"any": []}}]}},
+        {"filter": {"must_not": [{"ids": []}]}},
+        {"filter": {"mustt": [{"exists": "a"}]}},
+        {"filter": {"must": None}},
+        {"filter": None},
+        {"filter": None, "ids": None},
+        {"ids": []},
+        {"ids": ["0"], "filter": {"must": [{"exists": "a"}]}},
+        {},
+    ],
+)
+def test_u05_what_names_no_condition_deletes_nothing(client: TestClient, collection: str, body: dict[str, Any]) -> None:
+    points = [{"id": f"{i}", "vector": unit(1, i), "payload": {"a": i}} for i in range(3)]
+    client.put(f"{collection}/points", json={"points": points})
+    answer = client.post(f"{collection}/points/delete", json=body)
+    assert answer.status_code == 422
+    assert client.post(f"{collection}/points/count").json() == {"count": 3}
+    if body.get("filter") == {}:  # asking for all goes on
+        assert client.post(f"{collection}/points/count", json=body).json() == {"count": 3}
+        assert len(client.post(f"{collection}/points/scroll", json=body).json()["result"]) == 3
+        assert len(client.post(f"{collection}/query", json={"id": "0", **body}).json()["result"]) == 2
+    one = {"filter": {"must_not": [{"key": "a", "match": {"any": [1, 2]}}]}}
+    assert client.post(f"{collection}/points/delete", json=one).json() == {"deleted": 1}
