@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.index.faiss_threads import faiss_threads
+from service.index.sharp_cosines import sharpen
 from service.points import Vector
 
 NOISE = -1  # stands in place of a cluster's number
@@ -65,4 +66,5 @@ def _nearest(centroids: Vector, vectors: Vector, k: int) -> tuple[npt.NDArray[np
     scores, found = faiss.knn(
         np.ascontiguousarray(vectors), np.ascontiguousarray(centroids), k, metric=faiss.METRIC_INNER_PRODUCT
     )
-    return np.clip(scores, -1.0, 1.0), found  # rounding may leave a cosine a little outside
+    sharpen(scores, vectors, centroids, found)
+    return scores, found

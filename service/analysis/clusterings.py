@@ -33,6 +33,7 @@ from service.analysis.members import (
 from service.analysis.point_set import PointSet
 from service.analysis.progress import Progress, part_of
 from service.errors import ClusteringMissing, ClusterMissing, CollectionEmpty, ServiceError
+from service.index.sharp_cosines import sharpen
 from service.points import Cluster, ClusterHit, Clustering, ClusterOutlier, Point, Rows, Vector
 from service.store.database import Database
 from service.store.purge import start_purge
@@ -228,10 +229,11 @@ class Clusterings:
             number = self._number(connection, clustering)
             centroids = read_centroids(connection, number, self._records.dimension).vectors
             names = dict(connection.execute("SELECT cluster, name FROM clusters WHERE clustering = ?", (number,)))
-            scores = np.clip(centroids @ query[0], -1.0, 1.0)
-            order = np.argsort(-scores, kind="stable")[:limit]
+            scores = query @ centroids.T
+            sharpen(scores, query, centroids, np.arange(len(centroids))[None])
+            order = np.argsort(-scores[0], kind="stable")[:limit]
             return [
-                ClusterHit(i, float(scores[i]), nearest_ids(connection, number, i), names[i]) for i in order.tolist()
+                ClusterHit(i, float(scores[0, i]), nearest_ids(connection, number, i), names[i]) for i in order.tolist()
             ]
 
     def _number(self, connection: sqlite3.Connection, clustering: str) -> int:

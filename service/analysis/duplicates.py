@@ -23,7 +23,7 @@ FIRST_K = 8  # most photographs have no or a few duplicates
 GROWTH = 4
 MOST_K = 512  # a point with as many duplicates and more is linked to the nearest 512, and those to theirs
 LISTED = 100  # ids of a group that are listed; beyond lie blank frames and placeholders, whose number says enough
-ROUNDING = 1e-6  # what float32 may take from the cosine of two equal vectors: 1.0 finds them
+ROUNDING = 1e-6  # what another rounding of the network's numbers may take from the cosine of two copies: 1.0 finds them
 PENDING_PAIRS = 2_000_000  # joined at once: 32 MB, and a pass over all points' groups for each time
 
 
@@ -168,9 +168,7 @@ def _listed(point_set: PointSet, components: _Components, limit: int, capped: in
         return Duplicates([], 0, 0, capped)
     scores = np.minimum.reduceat(components.nearest[members], first)
     order = np.lexsort((members[first], -scores, -sizes))[:limit]
-    listed = [
-        _group(point_set, members[first[i] : first[i] + sizes[i]], float(np.clip(scores[i], -1.0, 1.0))) for i in order
-    ]
+    listed = [_group(point_set, members[first[i] : first[i] + sizes[i]], float(scores[i])) for i in order]
     return Duplicates(listed, len(first), len(members), capped)
 
 

@@ -15,6 +15,7 @@ from service.analysis.point_set import PointSet
 from service.analysis.progress import Progress, part_of
 from service.errors import Invalid
 from service.index.positions import Positions
+from service.index.sharp_cosines import sharpen
 from service.points import Vector
 
 Method = Literal["kmeans", "hdbscan"]
@@ -98,7 +99,8 @@ def _by_density(point_set: PointSet, recipe: Recipe, progress: Progress) -> Grou
     clusters[sample] = decided
     inside = decided != NOISE
     own = np.einsum("bd,bd->b", vectors[inside], centroids.vectors[decided[inside]])
-    similarity[sample[inside]] = np.clip(own, -1.0, 1.0)
+    sharpen(own[:, None], vectors[inside], centroids.vectors, decided[inside, None])
+    similarity[sample[inside]] = own
     return _ordered(centroids, clusters, similarity, {"min_size": min_size, "sample": len(sample)})
 
 

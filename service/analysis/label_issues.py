@@ -103,8 +103,7 @@ class _Suspects:
                 probability=float(self.own_probability[i]),
                 suggested_probability=float(self.suggested_probability[i]),
                 neighbours=tuple(
-                    # rounding may leave a cosine a little outside of [-1, 1]
-                    Witness(int(point_set.rows[at]), max(-1.0, min(float(score), 1.0)), names[point_set.labels[at]])
+                    Witness(int(point_set.rows[at]), float(score), names[point_set.labels[at]])
                     for at, score in zip(self.near[i], self.scores[i], strict=True)
                     if at != NO_NEIGHBOUR
                 ),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from service.index.approximate import ApproximateIndex
 from service.index.positions import Bitmap, Positions, PositionSet, bits, packed, unpacked
+from service.index.sharp_cosines import sharpen
 from service.points import Rows, Vector
 
 NO_ROW = -1  # stands where fewer than k vectors could be found
@@ -74,6 +75,8 @@ class Segment:
     def search(self, queries: Vector, k: int, allowed: PositionSet | None, exact: bool) -> tuple[Vector, Rows] | None:
         """Return the k nearest of each query: scores [Q, k] and rows [Q, k], best first; None where nothing is allowed.
 
+        Scores lie within [-1, 1], and those of equal vectors are 1 (`service/index/sharp_cosines.py`).
+
         allowed: the positions to which the search is confined; those with tombstones are left out.
         """
         selected = self._selected(allowed)
@@ -83,6 +86,8 @@ class Segment:
             scores, at = self._approximately(self.approximate, queries, k, selected)
         else:
             scores, at = search_exactly(self.vectors[: self.count], queries, k, selected)
+        if sharpen(scores, queries, self.vectors, at):
+            scores, at = best([scores], [at], k)
         none = at < 0
         scores[none] = -np.inf
         return scores, np.where(none, NO_ROW, self.rows[at])

@@ -131,9 +131,7 @@ class Search:
         found = [(s, p) for s, p in found if p.id != without][:limit]
         vectors = vectors_of(view, [p.row for _, p in found]) if options.with_vector else {}
         return [
-            # rounding may leave a cosine a little outside of [-1, 1]
-            Hit(p.id, max(-1.0, min(s, 1.0)), p.label, p.payload if options.with_payload else None, vectors.get(p.row))
-            for s, p in found
+            Hit(p.id, s, p.label, p.payload if options.with_payload else None, vectors.get(p.row)) for s, p in found
         ]
 
 

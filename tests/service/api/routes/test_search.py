@@ -210,3 +210,42 @@ def test_without_a_labelled_point_there_is_no_vote(client: TestClient, collectio
     client.put(f"{collection}/points", json={"points": [{"id": "p", "vector": [1.0] * 32}]})
     answer = client.post(f"{collection}/classify", json={"vector": [1.0] * 32})
     assert (answer.status_code, answer.json()["code"]) == (409, "collection_empty")
+
+
+def test_u18_a_threshold_of_1_finds_every_copy(client: TestClient, filled: str, rows: Floats) -> None:
+    copies = [{"id": f"c{i}", "vector": row.tolist(), "label": "copy"} for i, row in enumerate(rows)]
+    client.put(f"{filled}/points", json={"points": copies}).raise_for_status()
+    for threshold in (1.0, 0.9999999):
+        asked = [{"vector": row.tolist(), "limit": 2, "score_threshold": threshold} for row in rows]
+        for i, query in enumerate(asked[:20]):
+            assert ids(client.post(f"{filled}/query", json=query)) == [f"p{i}", f"c{i}"]
+        answers = client.post(f"{filled}/query/batch", json={"queries": asked}).json()["results"]
+        assert [[hit["score"] for hit in hits] for hits in answers] == [[1.0, 1.0]] * 60
+    by_id = client.post(f"{filled}/query", json={"id": "p3", "score_threshold": 1.0})
+    assert ids(by_id) == ["c3"]
+    neighbours = client.post(f"{filled}/classify", json={"id": "p3", "k": 1}).json()["neighbours"]
+    assert neighbours == [{"id": "c3", "score": 1.0, "label": "copy"}]
+    found = client.post(f"{filled}/duplicates", params={"wait_s": 30}, json={"threshold": 1.0}).json()
+    assert found["total"] == 60
+    assert {group["score"] for group in found["groups"]} == {1.0}
+    opposite = {"vector": (-rows[0]).tolist(), "limit": 1000, "score_threshold": -1.0}
+    hits = client.post(f"{filled}/query", json=opposite).json()["result"]
+    assert len(hits) == 120
+    assert [hit["score"] for hit in hits[-2:]] == [-1.0, -1.0]
+
+
+def test_u18_a_picture_is_found_with_a_threshold_of_1_however_it_was_put(
+    client: TestClient, collection: str, png: Callable[..., bytes]
+) -> None:
+    images = [base64.b64encode(png(seed=seed)).decode() for seed in range(12)]
+    client.put(
+        f"{collection}/points", json={"points": [{"id": f"a{i}", "image": each} for i, each in enumerate(images)]}
+    )
+    for i in range(12):
+        client.put(f"{collection}/points/b{i}", content=png(seed=i), headers=PNG).raise_for_status()
+    for i in range(12):
+        options = {"limit": 2, "score_threshold": 1.0}
+        assert ids(client.post(f"{collection}/query", params=options, content=png(seed=i), headers=PNG)) == [
+            f"a{i}",
+            f"b{i}",
+        ]
