@@ -8,8 +8,9 @@ its sampled members lie, and the points outside of the sample follow the rule of
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from service.analysis.centroids import Centroids, Clusters
+from service.analysis.centroids import NOISE, Centroids, Clusters
 from service.analysis.hdbscan_worker import hdbscan
 from service.analysis.progress import Progress
 from service.index.sharp_cosines import sharpen
@@ -21,6 +22,7 @@ MIN_SIZE = 5  # scikit-learn's and the reference implementation's default
 # A few members that hang on by a long chain would widen the reach for all. On handwritten digits the rule then finds nine in
 # ten of the members again, and lets in a third of the noise; reaching for all of them lets in half.
 REACHED = 0.95
+COPIES_APART = 2.0**-12  # at most: the distance of unit vectors up to which float32 has 1.0 for their cosine
 
 
 def cluster_by_density(vectors: Vector, min_size: int, progress: Progress) -> tuple[Centroids, Clusters]:
@@ -32,6 +34,10 @@ def cluster_by_density(vectors: Vector, min_size: int, progress: Progress) -> tu
     """
     progress(0.0)
     assigned = hdbscan(_leading_components(vectors), min_size, lambda: progress(0.5))
+    copies = _copies(vectors)
+    # HDBSCAN never takes the whole for a cluster: copies of one point beside nothing dense would be noise, or fall apart by rounding
+    if np.count_nonzero(copies) >= min_size and (assigned[~copies] == NOISE).all():
+        assigned = np.where(copies, 0, NOISE)
     count = int(assigned.max(initial=-1)) + 1
     centroids = np.zeros((count, vectors.shape[1]), np.float32)
     reach = np.zeros(count, np.float32)
@@ -43,6 +49,17 @@ def cluster_by_density(vectors: Vector, min_size: int, progress: Progress) -> tu
         sharpen(own[:, None], members, centroids, np.full((len(members), 1), cluster))
         reach[cluster] = np.quantile(own, 1.0 - REACHED)
     return Centroids(centroids, reach), assigned
+
+
+def _copies(vectors: Vector) -> npt.NDArray[np.bool_]:
+    """Return which of unit vectors [B, D], B >= 1, are copies of one, of which there are the most."""
+    places = np.round(vectors / COPIES_APART).astype(np.int32)
+    _, cells, sizes = np.unique(places, axis=0, return_inverse=True, return_counts=True)
+    centre = vectors[cells.ravel() == sizes.argmax()].mean(
+        axis=0
+    )  # of most of them, where an edge of cells lies between
+    copies: npt.NDArray[np.bool_] = np.linalg.norm(vectors - centre, axis=1) <= COPIES_APART
+    return copies
 
 
 def sampled_size(min_size: int, points: int) -> int:

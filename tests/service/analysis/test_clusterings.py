@@ -212,3 +212,20 @@ def test_a_clustering_that_is_cancelled_leaves_nothing(tmp_path: Path, at: float
         assert collection.clusterings() == []
     with Library.open(tmp_path) as library, library._database.snapshot() as connection:
         assert connection.execute("SELECT count(*) FROM clusterings").fetchone()[0] == 0
+
+
+@pytest.mark.parametrize("recipe", [Recipe("hdbscan"), Recipe(k="auto"), Recipe(k=1), Recipe(k=7)])
+def test_u21_equal_points_are_one_cluster_by_any_method(library: Library, recipe: Recipe) -> None:
+    copies = library.create("copies", "f", D)[0]
+    vector = np.random.default_rng(3).normal(size=D)
+    copies.put([NewPoint(f"{i:03}", hash_vector(vector), vector) for i in range(100)])
+    clustering = copies.cluster(recipe, nothing)
+    [cluster] = copies.clusters(clustering)
+    assert (cluster.size, cluster.cohesion, cluster.medoid) == (100, 1.0, "000")
+    copies.put([NewPoint("late", hash_vector(vector), vector)])
+    [cluster] = copies.clusters(clustering)
+    assert (cluster.size, cluster.cohesion) == (101, 1.0)
+    [hit] = copies.query_clusters(clustering, vector, 5)
+    assert hit.score == 1.0
+    found, _ = copies.cluster_outliers(clustering, 0, 3)
+    assert [each.score for each in found] == [1.0] * 3

@@ -120,3 +120,27 @@ def test_a_child_whose_parent_is_gone_does_not_stay() -> None:
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60)
     assert ended.returncode == 1
     assert b"the parent is gone" in ended.stderr
+
+
+@pytest.mark.parametrize("dimension", [8, 384])
+@pytest.mark.parametrize("rounding", [0.0, 1e-8])  # as another batch of the network rounds copies of one picture
+def test_u21_a_hundred_equal_points_are_one_cluster(dimension: int, rounding: float) -> None:
+    rng = np.random.default_rng(0)
+    one, *strangers = unit_rows(rng.normal(size=(21, dimension)), dimension)
+    copies = unit_rows(one + rounding * rng.normal(size=(100, dimension)), dimension)
+    centroids, found = cluster_by_density(copies, 5, nothing)
+    assert found.tolist() == [0] * 100
+    assert centroids.reach.tolist() == [1.0]
+    clusters, similarity = centroids.assign(np.vstack([copies, strangers]))
+    assert clusters.tolist() == [0] * 100 + [NOISE] * 20
+    assert (similarity[:100] == 1.0).all()
+    # strangers beside them are noise
+    assert cluster_by_density(np.vstack([copies, strangers]), 5, nothing)[1].tolist() == [0] * 100 + [NOISE] * 20
+
+
+def test_u21_groups_of_equal_points_are_clusters_from_the_smallest_size_on() -> None:
+    points = unit_rows(np.random.default_rng(0).normal(size=(3, 64)), 64)
+    assert same(cluster_by_density(np.repeat(points, 40, axis=0), 5, nothing)[1], np.repeat(np.arange(3), 40))
+    for count, expected in ((4, NOISE), (5, 0)):
+        assert cluster_by_density(np.repeat(points[:1], count, axis=0), 5, nothing)[1].tolist() == [expected] * count
+    assert (cluster_by_density(np.repeat(points, 4, axis=0), 5, nothing)[1] == NOISE).all()
