@@ -1,6 +1,6 @@
 """Bytes to RGB pixels, cheapest check first, so that hostile bytes cost microseconds and a good image decodes everywhere alike.
 
-Order: length, signature, scan count (JPEG), chunk count, header (sides, pixels, shape, mode), and only then the decoder. Rules of
+Order: length, signature, chunk count, scan count (JPEG), header (sides, pixels, shape, mode), and only then the decoder. Rules of
 conversion, which are part of an artifact's fingerprint (`DECODE_RULES`):
 
 - EXIF orientation is applied; a malformed EXIF block is ignored.
@@ -32,15 +32,17 @@ from backbone.errors import (
     ImageTooSmall,
     TooManyBytes,
     TooManyPixels,
-    TooManyScans,
     UnsupportedImageType,
     UnsupportedMode,
 )
+from backbone.jpeg import Outline, outline
 
 SERVICE_FORMATS = ("JPEG", "PNG", "WEBP")  # what strangers may send: the three formats that the web uses
 ALL_FORMATS = (*SERVICE_FORMATS, "TIFF", "BMP", "GIF")  # what an owner's own folder may hold
 
-# Every block of 8 x 8 pixels takes at least one bit of Huffman code. Where there are fewer, libjpeg fills what is missing with grey.
+# Every block of 8 x 8 pixels takes at least one bit of Huffman code, in a progressive image, too (the first scan of its means has no
+# runs). Where there are fewer, libjpeg fills what is missing with grey. Arithmetic coding has no such bound: a blank image of any size
+# takes a few bytes. What is left there is the end of image: libjpeg reads none of that kind without it.
 _MOST_PIXELS_PER_JPEG_BYTE = 8 * 64
 
 DECODE_RULES: dict[str, Any] = {
@@ -97,9 +99,11 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
     """
     limits = limits or DecodeLimits()
     _ignore_pillow_warnings()
-    kind = _check_bytes(data, limits)
+    kind = check_signature(data, limits)
+    check_chunks(data, kind, limits.max_chunks)
+    jpeg = outline(data, limits.max_scans, limits.max_chunks) if kind == "JPEG" else None
     with refusals(), Image.open(io.BytesIO(data), formats=[kind]) as image:
-        _check_header(image, limits, len(data))
+        _check_header(image, limits, jpeg)
         if kind == "JPEG":
             image.decodermaxblock = len(data)  # in pieces, libjpeg reads a run of 0xFF anew with every piece
             if cover is not None:
@@ -172,16 +176,7 @@ def _ignore_pillow_warnings() -> None:
         warnings.filterwarnings("ignore", module=_PILLOW_IGNORED[3].pattern)
 
 
-def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
-    kind = check_signature(data, limits)
-    if kind == "JPEG" and (scans := data.count(b"\xff\xda")) > limits.max_scans:
-        # Inside compressed data 0xFF is always followed by 0x00 or a restart marker, so a start-of-scan marker is never data.
-        raise TooManyScans(f"the JPEG has {scans:,} scans and the limit is {limits.max_scans}; save it again.")
-    check_chunks(data, kind, limits.max_chunks)
-    return kind
-
-
-def _check_header(image: Image.Image, limits: DecodeLimits, size_bytes: int) -> None:
+def _check_header(image: Image.Image, limits: DecodeLimits, jpeg: Outline | None) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise CorruptImage("the image has no pixels; save it again.")
@@ -194,7 +189,7 @@ def _check_header(image: Image.Image, limits: DecodeLimits, size_bytes: int) -> 
         raise ImageTooSmall(
             f"the image is {width:,} x {height:,} pixels, narrower than 1:{limits.max_aspect}; crop it first."
         )
-    if image.format == "JPEG" and width * height > _MOST_PIXELS_PER_JPEG_BYTE * size_bytes:
+    if jpeg is not None and not jpeg.arithmetic and width * height > _MOST_PIXELS_PER_JPEG_BYTE * jpeg.end:
         raise CorruptImage(f"the JPEG has too few bytes for {width:,} x {height:,} pixels; save it again.")
 
 
