@@ -4,8 +4,10 @@ Order: length, signature, chunk count, scan count (JPEG), header (sides, pixels,
 conversion, which are part of an artifact's fingerprint (`DECODE_RULES`):
 
 - EXIF orientation is applied; a malformed EXIF block is ignored.
-- One channel (1, L) is repeated three times. 16-bit grey is scaled to 8 bits (value / 257, rounded).
-- Transparency (LA, RGBA, palettes with alpha) is composited over white, as a browser shows it.
+- One channel (1, L) is repeated three times. 16-bit grey is scaled to 8 bits (value / 257, rounded), 12-bit grey of TIFF (value / 16.06)
+  likewise; of 16-bit colour the upper 8 bits are taken, at most one level away.
+- Transparency (LA, RGBA, palettes with alpha, a PNG's transparent colour) is composited over white, as a browser shows it.
+- WhiteIsZero is inverted, whatever its bits and order (`backbone/tiff.py`).
 - CMYK and YCCK (Adobe's inverted kind too), YCbCr, LAB, HSV and palettes convert as Pillow does, without colour profiles.
 - 32-bit integer and float images are refused: their range is not known.
 - Of an animation, the first frame. A truncated file is refused, never filled with grey.
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from backbone.chunks import check_chunks
 from backbone.errors import (
@@ -36,6 +38,8 @@ from backbone.errors import (
     UnsupportedMode,
 )
 from backbone.jpeg import Outline, outline
+from backbone.png import whitening
+from backbone.tiff import finished, readable, unreadable
 
 SERVICE_FORMATS = ("JPEG", "PNG", "WEBP")  # what strangers may send: the three formats that the web uses
 ALL_FORMATS = (*SERVICE_FORMATS, "TIFF", "BMP", "GIF")  # what an owner's own folder may hold
@@ -65,6 +69,8 @@ _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
     ("GIF", 0, b"GIF89a"),
     ("TIFF", 0, b"II*\x00"),
     ("TIFF", 0, b"MM\x00*"),
+    ("TIFF", 0, b"II+\x00"),  # BigTIFF
+    ("TIFF", 0, b"MM\x00+"),
     ("BMP", 0, b"BM"),
 )
 
@@ -102,14 +108,19 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
     kind = check_signature(data, limits)
     check_chunks(data, kind, limits.max_chunks)
     jpeg = outline(data, limits.max_scans, limits.max_chunks) if kind == "JPEG" else None
-    with refusals(), Image.open(io.BytesIO(data), formats=[kind]) as image:
-        _check_header(image, limits, jpeg)
-        if kind == "JPEG":
-            image.decodermaxblock = len(data)  # in pieces, libjpeg reads a run of 0xFF anew with every piece
-            if cover is not None:
-                image.draft(image.mode, resized_size(image.size, cover))
-        image.load()
-        return to_rgb(_upright(image))
+    with refusals():
+        if kind == "TIFF":
+            return to_rgb(_tiff(data, limits))
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            _check_header(image, limits, jpeg)
+            if kind == "JPEG":
+                image.decodermaxblock = len(data)  # in pieces, libjpeg reads a run of 0xFF anew with every piece
+                if cover is not None:
+                    image.draft(image.mode, resized_size(image.size, cover))
+            finish = whitening(image, data, _upright) if kind == "PNG" else lambda: image
+            image.load()
+            _upright(image)
+            return to_rgb(finish())
 
 
 def resized_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -133,7 +144,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise UnsupportedMode(f"images of mode {image.mode} have no fixed range; convert the file to 8 or 16 bits.")
-    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode == "La":  # Pillow takes it to RGBA by no other way
+        image = image.convert("LA")
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
@@ -174,6 +187,18 @@ def _ignore_pillow_warnings() -> None:
     """
     if _PILLOW_IGNORED not in warnings.filters:
         warnings.filterwarnings("ignore", module=_PILLOW_IGNORED[3].pattern)
+
+
+def _tiff(data: bytes, limits: DecodeLimits) -> Image.Image:
+    tiff = readable(data)
+    try:
+        image = Image.open(io.BytesIO(tiff.data), formats=["TIFF"])
+    except UnidentifiedImageError as error:
+        raise unreadable(tiff) from error
+    with image:
+        _check_header(image, limits, None)
+        image.load()
+        return finished(_upright(image), tiff)
 
 
 def _check_header(image: Image.Image, limits: DecodeLimits, jpeg: Outline | None) -> None:

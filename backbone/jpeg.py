@@ -1,7 +1,7 @@
 """The markers of a JPEG, from its start to its end of image, as libjpeg meets them.
 
-What looks like a marker is none inside of a segment (a thumbnail there has scans of its own, and raw data of a thermal camera any bytes)
-or behind the end of image (a phone's video, previews); libjpeg stops there, too. Where libjpeg would raise an error, the walk ends: the
+What looks like a marker is none inside of a segment (a thumbnail there has scans of its own, and a thermal camera's data any bytes) or
+behind the end of image (a phone's video, previews); libjpeg stops there, too. Where libjpeg would raise an error, the walk ends: the
 decoder refuses the image, whatever follows.
 """
 
