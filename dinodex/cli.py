@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from backbone.interpreter import safe_children
 from dinodex import cli_backup, cli_client, cli_demo, cli_eval, cli_keys, cli_service, cli_training, cli_votes
 from dinodex.exits import CONFIG, EXPECTED, exit_code
 
@@ -23,6 +24,12 @@ _EXTRAS = {
     "sklearn": "train",
 }
 
+
+def _before_any_command(context: typer.Context) -> None:
+    """Prepare the process for the command that follows."""
+    context.with_resource(safe_children())
+
+
 app = typer.Typer(
     name="dinodex",
     help="A folder of images in, your own DINO backbone and a search service out.",
@@ -30,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    callback=_before_any_command,
 )
 for part in (cli_training, cli_eval, cli_service, cli_client, cli_votes, cli_keys, cli_backup, cli_demo):
     part.add_to(app)

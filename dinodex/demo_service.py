@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from backbone.interpreter import module_command, module_environment
 from dinodex.client import Client
 from dinodex.errors import ServiceUnreachable
 
@@ -65,7 +65,11 @@ def start_service(
     command = [*inside, *serve_command(artifact, data)]
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=own_session
+            command,
+            env=module_environment(environment),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=own_session,
         )
     try:
         return process, _wait_for_url(process, log)
@@ -86,9 +90,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def serve_command(artifact: Path, data: Path, port: str = "0") -> list[str]:
-    """Return the command that serves an artifact; port 0 is a free one."""
+    """Return the command that serves an artifact, for an environment of `module_environment`; port 0 is a free one."""
     given = ["--artifact", str(artifact), "--data", str(data), "--port", port]
-    return [sys.executable, "-m", "dinodex", "serve", *given]
+    return module_command("dinodex", "serve", *given)
 
 
 def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:

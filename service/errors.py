@@ -343,7 +343,7 @@ class CallerLeft(Unavailable):
 
 
 class DecoderUnavailable(Unavailable):
-    """The system has no process, or no descriptor, for a decoder now."""
+    """The system has no process, or no descriptor, for a decoder now, or the one that it gave ended at its start."""
 
     code = "decoder_unavailable"
 

@@ -41,10 +41,11 @@ class Problem(Answer):
 
 
 class StatusAnswer(Answer):
-    """Whether the service lives or is ready; `checks` says what was looked at."""
+    """Whether the service lives or is ready; `checks` says what was looked at, `detail` what is wrong where that is known."""
 
     status: str
     checks: dict[str, bool] | None = None
+    detail: str | None = None
 
 
 class ModelAnswer(Answer):

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from tempfile import TemporaryFile
 from typing import IO
 
+from backbone.interpreter import module_command, module_environment
+
 # A tenth of what a search gets where both want a core: at 19, or idle only, a busy service would never be done.
 NICENESS = 10
 POLL_S = 0.1  # seconds between two looks at whether to stop
@@ -39,15 +41,14 @@ def run_child(
 
     `check` is called ten times a second and may raise to stop the child. Raises ChildFailed.
     """
-    command = [sys.executable, "-m", module, *arguments, str(os.getpid())]
-    child_environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(environment or {})}
+    command = module_command(module, *arguments, str(os.getpid()))
     with TemporaryFile() as stderr:  # a pipe would have to be attended to
         child = subprocess.Popen(  # noqa: S603 - our own words
             command,
             stdin=stdin or subprocess.DEVNULL,
             stdout=stdout or stderr,
             stderr=stderr,
-            env=child_environment,
+            env=module_environment({**os.environ, **(environment or {})}),
         )
         try:
             while child.poll() is None:

@@ -10,28 +10,35 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import socket
 import subprocess
-import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from backbone import errors
 from backbone.decode import DecodeLimits
 from backbone.errors import DecoderCrashed, DecodeTooSlow, ImageRefused
+from backbone.interpreter import module_command, module_environment
 from backbone.preprocess import Preprocess
-from service.embedding.decoder_worker import ANSWER, DECODED, REQUEST, SQUARE, THUMBNAIL, Task
+from service.embedding.decoder_worker import ANSWER, DECODED, REQUEST, SQUARE, STARTED, THUMBNAIL, Task
 from service.errors import DecoderUnavailable
 
 # What a child may know of our environment: where programs and libraries are, and no secret.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
+_ENDING_S = 1.0  # between a child's socket and its end, on a busy machine
+_LAST_WORDS = 500  # characters of a child's last line that are logged
 SPARE_ANSWER_BYTES = 64 * 1024  # of an answer, beyond its pixels: a refusal's words, or a thumbnail's header
+
+
+log = structlog.get_logger("service")
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Decoders:
 
         Raises:
             ImageRefused: a subclass that says why; DecodeTooSlow and DecoderCrashed say it of the process.
-            DecoderUnavailable: a process has to be started, and cannot be now.
+            DecoderUnavailable: a process has to be started, and cannot be now, or ends at its start.
         """
         decoder = self._idle.get()
         try:
@@ -85,6 +92,11 @@ class Decoders:
         """Return how many processes had to be started anew."""
         return sum(decoder.restarts for decoder in self._all)
 
+    @property
+    def trouble(self) -> str | None:
+        """Return why processes end at their start, in words for strangers; None while one would decode."""
+        return next((decoder.trouble for decoder in self._all if decoder.trouble is not None), None)
+
     def close(self) -> None:
         """End the processes. Nobody may be decoding."""
         for decoder in self._all:
@@ -99,6 +111,7 @@ class _Decoder:
         self._most = 3 * (task.preprocess["crop"] ** 2 + task.thumbnail_px**2) + SPARE_ANSWER_BYTES
         self._decode_timeout_s = decode_timeout_s
         self.restarts = 0
+        self.trouble: str | None = None
         self._started: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
     def ask(self, wanted: int, image: bytes) -> tuple[memoryview, memoryview]:
@@ -122,10 +135,12 @@ class _Decoder:
                 f"the image was not decoded within {self._decode_timeout_s:g} s; send a smaller or simpler one."
             ) from None
         except OSError:
+            self._check_that_it_started()
             self._restart()
             raise DecoderCrashed(
                 "the decoder's process ended at this image; send another one, or this one written anew."
             ) from None
+        self.trouble = None
         if kind != DECODED:
             raise _refusal(bytes(parts[:first]), bytes(parts[first:]))
         return parts[:first], parts[first:]
@@ -137,6 +152,8 @@ class _Decoder:
         self._socket.close()
         self._child.kill()
         self._child.wait()
+        assert self._child.stderr is not None
+        self._child.stderr.close()
         self._started = None
 
     @property
@@ -160,6 +177,26 @@ class _Decoder:
             got += more
         return data
 
+    def _check_that_it_started(self) -> None:
+        """Raise DecoderUnavailable where the child ended before it took an image: every image would be refused like this one."""
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(_ENDING_S)  # so that it is not our signal that is told of
+        self._child.kill()
+        code = self._child.wait()
+        assert self._child.stderr is not None
+        said = self._child.stderr.read()
+        if said.endswith(STARTED):
+            return
+        self.close()
+        lines = said.decode(errors="replace").strip().splitlines()
+        words = lines[-1][:_LAST_WORDS] if lines else f"exit status {code}"
+        error = re.match(r"\w+(?=: )", words)  # an exception's name tells no secret, and its message may
+        trouble = f"the decoder's process ends at its start ({error[0] if error else f'exit status {code}'}); the log says why."
+        if trouble != self.trouble:
+            log.error("decoder_not_started", detail=words)
+        self.trouble = trouble
+        raise DecoderUnavailable(trouble)
+
     def _restart(self) -> None:
         """End the child and start another one; where that cannot be, the next image tries again."""
         self.close()
@@ -176,12 +213,16 @@ class _Decoder:
     def _spawned(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "service.embedding.decoder_worker", self._task, str(os.getpid())]
+        environment["OPENBLAS_NUM_THREADS"] = "1"
+        command = module_command("service.embedding.decoder_worker", self._task, str(os.getpid()))
         with ExitStack() as unless_started, theirs:
             unless_started.enter_context(ours)
             child = subprocess.Popen(  # noqa: S603 - our own words
-                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # which the child leaves once it has started, so that nobody has to attend to it
+                env=module_environment(environment),
             )
             unless_started.pop_all()
         return child, ours

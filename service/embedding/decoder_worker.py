@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import socket
 import struct
@@ -29,6 +30,7 @@ from service.concurrency.child_process import end_with
 REQUEST, ANSWER = struct.Struct("<BI"), struct.Struct("<BII")
 SQUARE, THUMBNAIL = 1, 2  # bits of what is wanted
 DECODED, REFUSED = 0, 1  # what came of it
+STARTED = b"started\n"  # last on standard error, once an image can be decoded; what is before it says why none can
 BYTES_PER_PIXEL = 20  # at most at once, 4 each: grey with alpha, RGBA, the white beneath it, both composited, and RGB
 SPARE_BYTES = 256 * 2**20  # for the encoded image, tables of the decoders, and what they take beside the pixels
 _THUMBNAIL_QUALITY = 85  # Pillow's and most cameras' trade of bytes for looks
@@ -121,11 +123,19 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
+def _leave_standard_error() -> None:
+    """Say that the start is over; from here on nobody reads what a decoder says of a stranger's bytes."""
+    os.write(sys.stderr.fileno(), STARTED)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - nothing else to import
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
+
+
 def main(task: Task) -> None:
     """Answer whoever holds the other end of the standard input, which is a socket."""
     Image.init()  # its plugins, before anything is limited
     if sys.platform == "linux":
         limit_memory(DecodeLimits(**{**task.limits, "formats": ()}), _address_space)
+    _leave_standard_error()
     with socket.socket(fileno=0) as connection:
         serve(connection, task)
 

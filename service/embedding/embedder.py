@@ -178,6 +178,11 @@ class Embedder:
             return False
         return time.monotonic() - self._pipeline.computed_at < PROBE_AFTER_S or await self._probe.passes()
 
+    @property
+    def trouble(self) -> str | None:
+        """Return why no image can be decoded, in words for strangers; None where nothing is known."""
+        return self._decoders.trouble
+
     async def _probe_vector(self, image: bytes) -> NDArray[np.float32] | None:
         try:
             [answer] = await self.embed_async([image])

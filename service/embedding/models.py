@@ -120,6 +120,10 @@ class Models:
         """Say whether every model would compute what is sent now."""
         return all([await model.embedder.ready() for model in self._models.values()])
 
+    def trouble(self) -> str | None:
+        """Return why images cannot be decoded, in words for strangers; None where nothing is known."""
+        return next((trouble for model in self.all() if (trouble := model.embedder.trouble)), None)
+
 
 @contextmanager
 def load_models(settings: Settings, metrics: Metrics) -> Iterator[Models]:

@@ -20,6 +20,7 @@ from processes import ServiceProcess, service_process
 
 from backbone.errors import ArtifactInvalid, DirectoryLocked, PathMissing
 from service.app import create_app
+from service.embedding import decoder_pool
 from service.errors import PortInUse, SettingsInvalid
 from service.http.request_log import configure_logging
 from service.serve import _listen, serve
@@ -173,6 +174,19 @@ def test_readiness_follows_the_store_and_the_embedder(client: TestClient) -> Non
     assert client.get("/livez").status_code == 200
     client.app.state.service.library.close()  # type: ignore[attr-defined]
     assert client.get("/readyz").json()["checks"]["store"] is False
+
+
+def test_u08_a_service_whose_decoder_does_not_start_says_why_it_is_not_ready(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder_pool, "module_command", lambda *_: [sys.executable, "-c", "raise ImportError('no PIL')"])
+        answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["checks"]["embedder"]) == (503, False)
+    assert answer.json()["detail"] == "the decoder's process ends at its start (ImportError); the log says why."
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert "detail" not in answer.json()
 
 
 def test_the_openapi_document_is_complete(client: TestClient) -> None:

@@ -29,7 +29,12 @@ async def livez() -> StatusAnswer:
 
 
 @router.head("/readyz", include_in_schema=False)  # some load balancers ask so
-@router.get("/readyz", responses={503: {"model": StatusAnswer}}, openapi_extra={"security": []})
+@router.get(
+    "/readyz",
+    response_model_exclude_none=True,
+    responses={503: {"model": StatusAnswer}},
+    openapi_extra={"security": []},
+)
 async def readyz(request: Request, response: Response) -> StatusAnswer:
     """Say whether requests sent now would be answered: self-test passed, store open, queue with room, not about to stop."""
     service = get_service(request)
@@ -38,10 +43,11 @@ async def readyz(request: Request, response: Response) -> StatusAnswer:
         "embedder": not request.app.drain.stopping and await service.models.ready(),
         "store": service.library.writable,
     }
-    if not all(checks.values()):
-        response.status_code = 503
-        response.headers["Retry-After"] = "1"
-    return StatusAnswer(status="ready" if all(checks.values()) else "not ready", checks=checks)
+    if all(checks.values()):
+        return StatusAnswer(status="ready", checks=checks)
+    response.status_code = 503
+    response.headers["Retry-After"] = "1"
+    return StatusAnswer(status="not ready", checks=checks, detail=service.models.trouble())
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=problems())

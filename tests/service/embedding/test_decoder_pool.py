@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harmful import interlaced_of, lying, palette_of, with_scans
+from hostile_folder import hostile_folder
 from pictures import encoded, picture, png_of
 from PIL import Image, PngImagePlugin
 from processes import cpu_s, descriptors, memory_bytes
+from structlog.testing import capture_logs
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits, decode
 from backbone.errors import (
@@ -33,7 +36,7 @@ from backbone.errors import (
     UnsupportedImageType,
 )
 from backbone.preprocess import Preprocess
-from service.embedding import decoder_worker
+from service.embedding import decoder_pool, decoder_worker
 from service.embedding.decoder_pool import Decoders
 from service.errors import DecoderUnavailable
 
@@ -262,6 +265,43 @@ def test_s14_a_killed_decoder_that_cannot_be_started_again_still_blames_its_imag
             with pytest.raises(DecoderUnavailable):
                 made.decode(GOOD)
         assert made.decode(GOOD).square is not None
+
+
+def test_u08_a_decoder_runs_no_file_of_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = hostile_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as `python -m` has it
+    with decoders() as made:
+        assert made.decode(GOOD).square is not None
+        assert made.trouble is None
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "why", "logged"),
+    [
+        ("raise ImportError('no /srv/secret.so')", "ImportError", "ImportError: no /srv/secret.so"),
+        ("import sys; sys.exit('no luck')", "exit status 1", "no luck"),
+        ("import os; os.kill(os.getpid(), 11)", "exit status -11", "exit status -11"),
+    ],
+)
+def test_u08_a_decoder_that_ends_at_its_start_blames_no_image_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, program: str, why: str, logged: str
+) -> None:
+    opened = descriptors()
+    with decoders() as made, capture_logs() as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder_pool, "module_command", lambda *_: [sys.executable, "-c", program])
+            for _ in range(2):
+                with pytest.raises(DecoderUnavailable, match="ends at its start") as refusal:
+                    made.decode(GOOD)
+        assert why in str(refusal.value)
+        assert "secret" not in str(refusal.value)
+        assert made.trouble == str(refusal.value)
+        assert descriptors() == opened
+        assert made.decode(GOOD).square is not None
+        assert made.trouble is None
+    assert [(line["event"], line["detail"]) for line in log] == [("decoder_not_started", logged)]
 
 
 @pytest.mark.parametrize("data", [GOOD, b"\xff\xd8\xff" + bytes(10_000_000)])
