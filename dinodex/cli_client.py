@@ -42,6 +42,7 @@ def connect(url: str | None, api_key: str | None) -> Client:
 
     Raises:
         FileUnreadable: the file that DINODEX_API_KEY_FILE names cannot be read.
+        KeyInvalid: what is there cannot be sent as a key.
     """
     from dinodex import Client
 
@@ -51,12 +52,15 @@ def connect(url: str | None, api_key: str | None) -> Client:
 def _key_of_environment() -> str | None:
     if (key := os.environ.get("DINODEX_API_KEY")) or not (file := os.environ.get("DINODEX_API_KEY_FILE")):
         return key
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        from dinodex.errors import FileUnreadable
+    from dinodex.errors import FileUnreadable, KeyInvalid
+    from service.key_text import read_key_file
 
+    try:
+        return read_key_file(Path(file)).decode(errors="surrogateescape")
+    except OSError as error:
         raise FileUnreadable(f"cannot read {file}: {error.strerror}; check DINODEX_API_KEY_FILE.") from error
+    except ValueError as error:
+        raise KeyInvalid(f"the key file {file} {error}; write the key alone there, as one line of UTF-8.") from error
 
 
 def search(

@@ -15,6 +15,7 @@ from dinodex.errors import (
     AnswerInvalid,
     Conflict,
     FileUnreadable,
+    KeyInvalid,
     NotAllowed,
     NotFound,
     RequestRefused,
@@ -46,7 +47,8 @@ class Connection:
     def __init__(
         self, url: str, api_key: str | None, timeout_s: float, transport: httpx.BaseTransport | None = None
     ) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        key = _sendable(api_key or "")
+        headers = [(b"Authorization", b"Bearer " + key)] if key else []  # bytes: a key may be any UTF-8
         try:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
@@ -96,6 +98,14 @@ class Connection:
         if not isinstance(found, dict):
             raise AnswerInvalid("the service's answer is not an object; is it a dinodex service?")
         return answer.status_code, found
+
+
+def _sendable(api_key: str) -> bytes:
+    """Return a key as it is sent: without a byte-order mark, which does not show where it was copied from. Raises KeyInvalid."""
+    key = api_key.strip("\ufeff \t\r\n")
+    if any((character < " " and character != "\t") or character == "\x7f" for character in key):
+        raise KeyInvalid("the API key has a line break or another control character; give the key alone, as one line.")
+    return key.encode(errors="surrogateescape")
 
 
 def encode_id(point_id: str) -> str:

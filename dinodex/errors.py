@@ -2,6 +2,7 @@
 
 ClientError
 ├── FileUnreadable         an image or a key file on this side cannot be read
+├── KeyInvalid             a key that no header can carry
 ├── ServiceUnreachable     no answer: wrong address, service down, or too slow
 ├── AnswerInvalid          an answer that is not dinodex's
 └── RequestRefused         the service answered with an error; `status`, `code`, `errors` and `retry_after_s` say which
@@ -23,6 +24,10 @@ class ClientError(Exception):
 
 class FileUnreadable(ClientError):
     """An image or a key file on this side cannot be read."""
+
+
+class KeyInvalid(ClientError):
+    """A key that no header can carry."""
 
 
 class ServiceUnreachable(ClientError):

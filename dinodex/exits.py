@@ -33,6 +33,7 @@ _TABLE: tuple[tuple[type[Exception], int], ...] = (
     (client.ServiceUnreachable, IO),
     (client.Unavailable, IO),
     (client.NotAllowed, CONFIG),
+    (client.KeyInvalid, CONFIG),
     (client.ClientError, BAD_DATA),
 )
 

@@ -124,7 +124,7 @@ ROWS: tuple[tuple[int, tuple[Box, ...]], ...] = (
     (
         0,
         (
-            Box("service.errors", 70, 320, "every refusal, with its code"),
+            Box("service.errors", 70, 320, "every refusal, with its code", PLAIN, "service.key_text"),
             Box("service.concurrency", 350, 568, "tools for threads and the event loop"),
             Box("service.metrics", 612, 768, "what Prometheus counts"),
         ),

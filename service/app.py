@@ -1,7 +1,7 @@
 """The ASGI application, wired from its settings. What is open while it runs is in `lifespan`.
 
 Around the framework, from the outside: request id and log (`request_log`); who is let in (`gate`: the key, the end of the service, room
-for what is asked); the limits of a body (`body_limits`); paths as they were sent; the shape of 413.
+for what is asked); bodies in gzip (`content_coding`); the limits of a body (`body_limits`); paths as they were sent; the shape of 413.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from service.api.routes import (
 from service.http import problems, traces
 from service.http.auth import KeyCheck
 from service.http.body_limits import BodyLimits
+from service.http.content_coding import ContentCoding
 from service.http.draining import Drain
 from service.http.gate import Gate
 from service.http.keyring import Keyring
@@ -75,9 +76,10 @@ class Application(FastAPI):
         """Return the whole application."""
         inner = RawPath(TooLargeAsProblem(super().build_middleware_stack()))
         limited = BodyLimits(inner, self.request_memory, self.settings.max_body_bytes, self.settings.body_timeout_s)
+        decoded = ContentCoding(limited, self.settings.max_body_bytes)
         key_check = KeyCheck(self._keyring, RateLimiter(self.settings.rate_per_s))
         # In this order: who has no key learns nothing of the service, and who is told that it stops need not ask for room.
-        gate = Gate(limited, key_check, self.drain.refusal, overload_refusal)
+        gate = Gate(decoded, key_check, self.drain.refusal, overload_refusal)
         return RequestLog(gate, self.metrics)
 
 

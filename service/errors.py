@@ -40,6 +40,7 @@ Each class has a stable `code`; `service/http/problems.py` gives it a status.
     │   ├── ScopeMissing           scope_missing       a key that may read, for a request that would write
     │   ├── TooManyItems           too_many_items
     │   ├── UnsupportedBody        unsupported_body
+    │   │   └── UnsupportedContentCoding   unsupported_content_coding
     │   └── ItemsRefused           items_refused       an answer that is all or nothing, and some items were refused
     ├── Unavailable            not now; the same request may succeed later
     │   ├── Saturated              saturated
@@ -290,6 +291,12 @@ class UnsupportedBody(Unreadable):
     """A content type that this route does not take."""
 
     code = "unsupported_body"
+
+
+class UnsupportedContentCoding(UnsupportedBody):
+    """A content coding other than gzip, or several."""
+
+    code = "unsupported_content_coding"
 
 
 class ItemsRefused(Unreadable):

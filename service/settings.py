@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backbone.decode import SERVICE_FORMATS, DecodeLimits
 from service.errors import SettingsInvalid
+from service.key_text import header_key, read_key_file
 
 RuntimeName = Literal["auto", "openvino", "torch", "torch-compile"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
@@ -236,19 +237,26 @@ class Settings(BaseSettings):
         """Return the configured write key, from the variable or the file, or None.
 
         Raises:
-            SettingsInvalid: both are given, the file cannot be read, or the key is empty.
+            SettingsInvalid: both are given, the file cannot be read, or the key is empty or none that a header can carry.
         """
         if self.api_key is not None and self.api_key_file is not None:
             raise SettingsInvalid("both DINODEX_API_KEY and DINODEX_API_KEY_FILE are set; keep one of them.")
         if self.api_key_file is not None:
             try:
-                key = self.api_key_file.read_bytes().strip()
+                key = read_key_file(self.api_key_file)
             except OSError as error:
                 raise SettingsInvalid(
                     f"the key file {self.api_key_file} cannot be read ({error.strerror}); check DINODEX_API_KEY_FILE."
                 ) from error
+            except ValueError as error:
+                raise SettingsInvalid(
+                    f"the key file {self.api_key_file} {error}; write the key alone there, as one line of UTF-8."
+                ) from error
         elif self.api_key is not None:
-            key = self.api_key.get_secret_value().strip().encode()
+            try:
+                key = header_key(self.api_key.get_secret_value().strip().encode(errors="surrogateescape"))
+            except ValueError as error:
+                raise SettingsInvalid(f"DINODEX_API_KEY {error}; put the key alone there, as one line.") from error
         else:
             return None
         if not key:

@@ -153,7 +153,9 @@ class TrainingConfig:
         values: dict[str, Any] = {}
         if file is not None:
             try:
-                values = tomllib.loads(read_file(file).decode())
+                values = tomllib.loads(
+                    read_file(file).decode("utf-8-sig")
+                )  # the mark that editors of Windows put in front is no key
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise ConfigInvalid(f"{file} is not TOML: {error}.") from error
         for override in overrides:

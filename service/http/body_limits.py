@@ -63,7 +63,7 @@ class BodyLimits:
             return
         headers, state = Headers(scope=scope), request_state(scope)
         copies = _COPIES.get(declared_kind(headers), COPIES_PARSED)  # whatever is no kind at all counts as the most
-        declared = _length(headers)
+        declared = declared_length(headers)
         if declared > self._max_body_bytes:
             declared = 0  # the framework answers it without reading
         deadline = asyncio.get_running_loop().time() + self._timeout_s
@@ -108,7 +108,7 @@ def _check_announced(state: RequestState) -> None:
         raise HTTPException(413, headers={"Connection": "close"})
 
 
-def _length(headers: Headers) -> int:
+def declared_length(headers: Headers) -> int:
     """Return the declared length of a body; 0 where it has none."""
     declared = headers.get("content-length", "")
     return int(declared) if declared.isdecimal() else 0

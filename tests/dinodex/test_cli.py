@@ -348,3 +348,22 @@ def test_u07_a_run_takes_patterns_as_an_option_and_as_a_key(run: Run, photos: Pa
     code, _, err = run("train", photos, "--out", tmp_path / "run", "--exclude", "cats", "exclude=*.webp,3.png")
     assert (code, "no images" in err) == (65, True)
     assert "left out: 3 files or folders by exclude (*.webp, 3.png, cats)" in err
+def test_u20_a_key_file_of_windows_is_read_or_refused_in_one_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    monkeypatch.setenv("DINODEX_API_KEY_FILE", str(file))
+    ask = ("collections", "list", "--url", "http://127.0.0.1:9")
+    for content, expected in (
+        (b"\xef\xbb\xbfsecretkey\r\n", 74),  # asked, and nobody is there
+        ("schlüssel".encode(), 74),
+        ("\ufeffsecretkey".encode("utf-16"), 78),
+        (b"secret\x1bkey", 78),
+        (b"secret\nkey", 78),
+    ):
+        file.write_bytes(content)
+        code, _, err = run(*ask)
+        assert (code, is_one_sentence(err)) == (expected, True)
+        assert (str(file) in err) is (expected == 78)
+    code, _, err = run(*ask, "--api-key", "secret\nkey")
+    assert (code, is_one_sentence(err)) == (78, True)

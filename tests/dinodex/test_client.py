@@ -18,6 +18,7 @@ from dinodex.errors import (
     ClientError,
     Conflict,
     JobFailed,
+    KeyInvalid,
     NotAllowed,
     NotFound,
     RequestRefused,
@@ -326,3 +327,20 @@ def test_u05_the_client_deletes_by_no_filter_without_a_condition(client: Client,
     with pytest.raises(RequestRefused):
         photos.delete(where={"must": [{"must": []}]})
     assert photos.count(where) == 3
+@pytest.mark.parametrize("key", ["secretkey", "\ufeffsecretkey\r\n", "schlüssel"])
+def test_u20_a_key_is_sent_without_the_mark_of_windows(key: str) -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(dict(request.headers.raw)[b"Authorization"])
+        return httpx.Response(200, json={"result": []})
+
+    with Client("http://service", key, transport=httpx.MockTransport(answer)) as client:
+        client.collections()
+    assert sent == [b"Bearer " + key.strip("\ufeff\r\n").encode()]
+
+
+def test_u20_a_key_that_no_header_can_carry_is_named_as_that() -> None:
+    for key in ("secret\nkey", "secret\0key", "secret\x7fkey"):
+        with pytest.raises(KeyInvalid, match="control character"):
+            Client("http://service", key)

@@ -24,6 +24,15 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
     assert config.seed == TrainingConfig().seed
 
 
+def test_u20_a_file_may_begin_with_the_mark_that_editors_of_windows_put_there(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbflr = 1e-3\r\n")
+    assert TrainingConfig.load(file).lr == 1e-3
+    file.write_bytes("lr = 1e-3".encode("utf-16"))
+    with pytest.raises(ConfigInvalid, match="not TOML"):
+        TrainingConfig.load(file)
+
+
 @pytest.mark.parametrize(
     ("key", "near"), [("batchsize", "batch_size"), ("max_step", "max_steps"), ("momentun", "momentum")]
 )

@@ -18,7 +18,7 @@ from service.api.scopes import ScopedRoute, reads
 from service.embedding.embedder import Embedded
 from service.embedding.models import LoadedModel
 from service.errors import DimensionMismatch
-from service.http.bodies import check_count, decode_base64, path_text, read_json, strip_data_uri
+from service.http.bodies import check_count, decode_base64, path_text, read_json
 from service.http.content_type import json_only
 from service.http.request_state import request_state
 
@@ -50,7 +50,7 @@ async def embeddings(request: Request) -> Response:
         raise DimensionMismatch(
             f"the model gives {model.artifact.manifest.dimension} dimensions and not {asked.dimensions}; leave `dimensions` out."
         )
-    answers = await embed_each(request, model, [await decode_base64(strip_data_uri(text)) for text in texts])
+    answers = await embed_each(request, model, [await decode_base64(text) for text in texts])
     return Response(_embeddings(model, answers, asked.encoding_format == "base64"), media_type="application/json")
 
 

@@ -136,3 +136,16 @@ def test_s21_an_image_of_20_mib_in_base64_is_read_in_many_turns() -> None:
         assert await decode_base64((await parse_json(body, EmbedBody)).images[0]) == data
 
     assert min(asyncio.run(longest_turn_s(read())) for _ in range(TRIES)) < LONGEST_TURN_S
+
+
+@pytest.mark.parametrize("line", ["\\n", "\\r\\n"])
+def test_u20_an_image_of_20_mib_in_lines_is_read_in_many_turns(line: str) -> None:
+    data = bytes(range(256)) * (20 * 2**12)
+    text = base64.b64encode(data).decode()
+    lines = line.join(text[start : start + 76] for start in range(0, len(text), 76)).encode()
+    body = b'{"images":["' + lines + b'"]}'
+
+    async def read() -> None:
+        assert await decode_base64((await parse_json(body, EmbedBody)).images[0]) == data
+
+    assert min(asyncio.run(longest_turn_s(read())) for _ in range(TRIES)) < LONGEST_TURN_S
