@@ -348,6 +348,8 @@ def test_u07_a_run_takes_patterns_as_an_option_and_as_a_key(run: Run, photos: Pa
     code, _, err = run("train", photos, "--out", tmp_path / "run", "--exclude", "cats", "exclude=*.webp,3.png")
     assert (code, "no images" in err) == (65, True)
     assert "left out: 3 files or folders by exclude (*.webp, 3.png, cats)" in err
+
+
 def test_u20_a_key_file_of_windows_is_read_or_refused_in_one_sentence(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -327,6 +327,8 @@ def test_u05_the_client_deletes_by_no_filter_without_a_condition(client: Client,
     with pytest.raises(RequestRefused):
         photos.delete(where={"must": [{"must": []}]})
     assert photos.count(where) == 3
+
+
 @pytest.mark.parametrize("key", ["secretkey", "\ufeffsecretkey\r\n", "schlüssel"])
 def test_u20_a_key_is_sent_without_the_mark_of_windows(key: str) -> None:
     sent = []
