@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.decode import ALL_FORMATS
-from backbone.errors import DataInvalid, PathMissing
+from backbone.errors import DataInvalid, PathMissing, StorageFailed
 from backbone.exclude_pattern import ExcludePattern
 from backbone.folder_walk import FolderWalk, Scope
+from backbone.label_file import FileLabels, read_labels
 from backbone.left_out import LeftOut
+from backbone.list_file import NamedFiles, read_list
 
 # Names of the parts of a set of images, and hardly ever of what is in them.
 SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
@@ -48,6 +48,7 @@ class ImageList:
     scope: Scope
     left_out: LeftOut
     is_folder: bool  # else a list file named the images
+    remarks: tuple[str, ...] = ()  # on the files that name images and labels
 
     def covers(self, relative: str) -> bool:
         """Tell whether a file of this path below the root, with `/`, would have been looked at: of a list, only what it names."""
@@ -59,6 +60,7 @@ class ImageList:
         notes = [str(self.left_out)] if str(self.left_out) else []
         idle = [pattern.text for pattern in self.scope.exclude if not self.left_out.excluded[pattern.text]]
         notes += [f"nothing is left out by exclude ({text})" for text in idle]
+        notes += self.remarks
         if self._is_split():
             notes.append(
                 f"the folders are the parts of a split, so the labels are {' and '.join(self.classes)}; to label by the folders "
@@ -102,67 +104,37 @@ def list_images(
         DataInvalid: no images, or a list that names a file that is not there.
         StorageFailed: a folder cannot be read.
     """
-    if not source.exists():
-        raise PathMissing(f"{source} does not exist; name a folder of images or a list file.")
+    _must_exist(source)
     endings = tuple(ending for name in formats for ending in _ENDINGS[name])
     scope = Scope(endings, tuple(ExcludePattern.of(text) for text in exclude))
     is_folder = source.is_dir()
-    root, paths, left_out = _from_folder(source, scope) if is_folder else _from_list(source, scope)
-    if not paths:
-        reason = f"; {left_out}" if str(left_out) else ""
+    files = _from_folder(source, scope) if is_folder else read_list(source, scope)
+    if not files.paths:
+        reason = f"; {files.left_out}" if str(files.left_out) else ""
         raise DataInvalid(f"{source} holds no images; looked for files ending in {' '.join(endings)}{reason}.")
-    named = _labels_from_csv(labels) if isinstance(labels, Path) else None
-    images = []
-    for path in sorted(paths):
-        if named is not None:
-            label = named.get(path)
-        else:
-            label = path.split("/")[0] if labels == "folders" and "/" in path else None
-        images.append(ListedImage(path, root / path, label))
-    classes = sorted({image.label for image in images if image.label is not None})
-    return ImageList(root, tuple(images), tuple(classes), scope, left_out, is_folder)
+    ids = sorted(files.paths)
+    named = _labels(labels, ids, files.root)
+    images = tuple(ListedImage(id_, files.root / id_, named.by_id.get(id_)) for id_ in ids)
+    classes = tuple(sorted(set(named.by_id.values())))
+    return ImageList(files.root, images, classes, scope, files.left_out, is_folder, (*files.notes, *named.notes))
 
 
-def _from_folder(folder: Path, scope: Scope) -> tuple[Path, list[str], LeftOut]:
-    walk = FolderWalk(folder, scope)
-    return folder, list(walk.files()), walk.left_out
-
-
-def _from_list(file: Path, scope: Scope) -> tuple[Path, list[str], LeftOut]:
-    if file.suffix != ".txt":
-        raise DataInvalid(f"{file} is a file, but not a list; name a folder, or a .txt file with one path a line.")
-    root = file.parent
-    paths = []
+def _must_exist(source: Path) -> None:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataInvalid(f"{file} is not UTF-8 text; write one path a line.") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        path = Path(os.path.normpath(root / line.strip()))
-        if not path.is_file():
-            raise DataInvalid(f"{file}, line {number}: {line.strip()} is not there; paths are relative to the list.")
-        paths.append(path)
-    outside = [path for path in paths if not path.is_relative_to(root)]
-    if outside:  # the ids would start with `..`: count from the folder that holds them all
-        root = Path(os.path.commonpath([root, *(path.parent for path in outside)]))
-    left_out = LeftOut()
-    named = []
-    for relative in dict.fromkeys(path.relative_to(root).as_posix() for path in paths):
-        if (pattern := scope.excluding(relative.split("/"))) is not None:
-            left_out.excluded[pattern.text] += 1
-        else:
-            named.append(relative)
-    return root, named, left_out
+        source.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PathMissing(f"{source} does not exist; name a folder of images or a list file.") from error
+    except OSError as error:
+        raise StorageFailed(f"cannot read {source}: {error.strerror}; check the path and its permissions.") from error
 
 
-def _labels_from_csv(file: Path) -> dict[str, str]:
-    if not file.exists():
-        raise PathMissing(f"{file} does not exist; --labels takes folders, none or a CSV file of path,label.")
-    with file.open(encoding="utf-8", newline="") as text:
-        rows = list(csv.reader(text))
-    wrong = next((number for number, row in enumerate(rows, start=1) if row and len(row) != 2), None)
-    if wrong is not None:
-        raise DataInvalid(f"{file}, row {wrong}: expected two columns, path,label.")
-    return {row[0]: row[1] for row in rows if row}
+def _from_folder(folder: Path, scope: Scope) -> NamedFiles:
+    walk = FolderWalk(folder, scope)
+    return NamedFiles(folder, tuple(walk.files()), walk.left_out, ())
+
+
+def _labels(given: str | Path, ids: Sequence[str], root: Path) -> FileLabels:
+    if isinstance(given, Path):
+        return read_labels(given, ids, root)
+    folders = (id_.split("/") for id_ in ids if given == "folders")
+    return FileLabels({"/".join(parts): parts[0] for parts in folders if len(parts) > 1}, ())

@@ -369,3 +369,18 @@ def test_u20_a_key_file_of_windows_is_read_or_refused_in_one_sentence(
         assert (str(file) in err) is (expected == 78)
     code, _, err = run(*ask, "--api-key", "secret\nkey")
     assert (code, is_one_sentence(err)) == (78, True)
+def test_u03_indexing_says_how_labels_fitted_or_why_not(
+    index: Callable[..., tuple[int, str, str]], photos: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\ufeffpath;label\n.\\Cats\\1.png;tabby\ndogs/3.png; pug\ngone.png;x\n", encoding="utf-8")
+    code, out, err = index("--labels", labels)
+    assert (code, out[:9]) == (0, "4 created")
+    assert "row 1 (path,label) is taken as a header" in err
+    assert "2 of 4 files without a label (cats/2.jpg, dogs/4.webp), 1 of 3 rows without a file (row 4: gone.png)" in err
+    for content in (b"", b"gone.png,x\n", b"cats/1.png,a\ncats/1.png,b\n", b"cats/1.png\n", b"cats/1.png,\xe4\n"):
+        labels.write_bytes(content)
+        code, _, err = index("--labels", labels)
+        assert (code, is_one_sentence(err)) == (65, True), err
+    code, _, err = index("--labels", photos)
+    assert (code, is_one_sentence(err)) == (65, True)
