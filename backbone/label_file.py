@@ -55,22 +55,20 @@ def read_labels(file: Path, ids: Sequence[str], root: Path) -> FileLabels:
     lines = read_lines(file, "--labels takes folders, none or a CSV file of path,label")
     files = WrittenPaths(ids, Readings(root, file.parent))
     rows, header = _without_header(_table(file, lines, files), files)
-    notes = (
-        []
-        if header is None
-        else [f"{file}, row {header.number} ({shown(header.path)},{shown(header.label)}) is taken as a header"]
-    )
-    matched = [(row, _only(file, row, files.find(row.path))) for row in rows]
+    matched = _matched(file, rows, files)
     astray = [row for row, id_ in matched if id_ is None]
     if len(astray) == len(rows):
         raise DataInvalid(_no_fit(file, astray, ids, root))
     by_id = _agreed(file, [(row, id_) for row, id_ in matched if id_ is not None])
     unlabelled = [id_ for id_ in ids if id_ not in by_id]
-    notes.append(
+    counts = (
         f"{file}: {len(unlabelled):,} of {len(ids):,} files without a label{_some(map(shown, unlabelled))}, "
         f"{len(astray):,} of {len(rows):,} rows without a file{_some(f'row {row.number}: {shown(row.path)}' for row in astray)}"
     )
-    return FileLabels(by_id, tuple(notes))
+    if header is None:
+        return FileLabels(by_id, (counts,))
+    columns = f"{shown(header.path)},{shown(header.label)}"
+    return FileLabels(by_id, (f"{file}, row {header.number} ({columns}) is taken as a header", counts))
 
 
 def _table(file: Path, lines: Sequence[str], files: WrittenPaths) -> list[Row]:
@@ -80,7 +78,7 @@ def _table(file: Path, lines: Sequence[str], files: WrittenPaths) -> list[Row]:
         tables.append(table := _cells(file, lines, delimiter, skip_blanks=skip_blanks))
         if all(len(cells) == 2 for _, cells in table):
             whole.append(rows := [Row(number, *cells) for number, cells in table])
-            if any(files.find(row.path) for row in rows):
+            if any(files.find(row.path).ids for row in rows):
                 return rows
     if whole:
         return whole[0]
@@ -109,19 +107,27 @@ def _cells(file: Path, lines: Sequence[str], delimiter: str, *, skip_blanks: boo
 
 
 def _without_header(rows: list[Row], files: WrittenPaths) -> tuple[list[Row], Row | None]:
-    if not rows or files.find(rows[0].path):
+    if not rows or files.find(rows[0].path).ids:
         return rows, None
     path, label = rows[0].path.strip().lower(), rows[0].label.strip().lower()
     is_header = path in _PATH_HEADS or (label in _LABEL_HEADS and "." not in path)
     return (rows[1:], rows[0]) if is_header else (rows, None)
 
 
+def _matched(file: Path, rows: Sequence[Row], files: WrittenPaths) -> list[tuple[Row, str | None]]:
+    """Return each row with the id that it means, if any; no guess takes a file that another row is sure of."""
+    meanings = [files.find(row.path) for row in rows]
+    sure = {id_ for ids, is_sure in meanings if is_sure for id_ in ids}
+    return [
+        (row, None if not is_sure and ids and ids <= sure else _only(file, row, sorted(ids)))
+        for row, (ids, is_sure) in zip(rows, meanings, strict=True)
+    ]
+
+
 def _only(file: Path, row: Row, found: Sequence[str]) -> str | None:
-    """Return the id that a row means, if any."""
     if len(found) > 1:
-        raise DataInvalid(
-            f"{file}, row {row.number}: {shown(row.path)} may be {' or '.join(map(shown, found))}; write it as the file is named."
-        )
+        names = " or ".join(map(shown, found))
+        raise DataInvalid(f"{file}, row {row.number}: {shown(row.path)} may be {names}; write it as the file is named.")
     if not found and not is_text(row.path):
         raise DataInvalid(f"{file}, row {row.number} is not UTF-8 text; save the file as UTF-8.")
     return found[0] if found else None

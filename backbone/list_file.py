@@ -46,7 +46,7 @@ def read_list(file: Path, scope: Scope) -> NamedFiles:
         else:
             paths.append(path)
     again = len(named) - len(relative)
-    notes = (f"{file}: {again:,} lines name a file that another line has named",) if again else ()
+    notes = (f"{file}: lines that name a file again: {again:,}",) if again else ()
     return NamedFiles(root, tuple(paths), left_out, notes)
 
 

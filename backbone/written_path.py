@@ -1,7 +1,8 @@
 """A path as somebody wrote it in a table or a list, and the files below a root that it may mean.
 
 It may have blanks or quotes around it, backslashes, the folders above the root in front, or another case or Unicode form than the
-file's name has. The nearest reading that fits a file counts; where that fits several, nobody can tell.
+file's name has. The nearest reading that fits a file counts; where that fits several, nobody can tell. A path that is the file's
+but for blanks, quotes, slashes and dots is sure; any other reading is a guess.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import posixpath
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 Form = Callable[[str], str]
 
@@ -52,7 +54,7 @@ class Readings:
         self._written_in = Path(os.path.abspath(written_in))  # noqa: PTH100
 
     def of(self, text: str) -> list[set[str]]:
-        """Return the paths with `/` that the text may mean, the nearest first; those in one set are equally near."""
+        """Return the paths with `/` that the text may mean, the nearest first; those in one set are equally near, the last a guess."""
         inner = bare(text)
         plain = posixpath.normpath(inner.replace("\\", "/")) if inner else ""
         return [{text}, {text.strip()}, {inner}, {plain}, set(self._below_the_root(plain))]
@@ -69,6 +71,13 @@ class Readings:
                     yield "/".join(written[depth:])
 
 
+class Meaning(NamedTuple):
+    """The ids that a text may mean: none, or one, or several where it is not clear; and whether it says so without a guess."""
+
+    ids: frozenset[str]
+    is_sure: bool
+
+
 class WrittenPaths:
     """Finds listed files by what was written for them."""
 
@@ -76,19 +85,19 @@ class WrittenPaths:
         self._ids = frozenset(ids)
         self._readings = readings
 
-    def find(self, text: str) -> list[str]:
-        """Return the ids that the text means: none, or one, or several where it is not clear."""
+    def find(self, text: str) -> Meaning:
+        """Return what the text means."""
         if text in self._ids:
-            return [text]
+            return Meaning(frozenset((text,)), is_sure=True)
         readings = self._readings.of(text)
         for reading in readings:
             if exact := self._ids & reading:
-                return sorted(exact)
+                return Meaning(exact, is_sure=reading is not readings[-1])
         for form, ids in self._by_form.items():
             for reading in readings:
-                if found := {id_ for path in reading for id_ in ids.get(form(path), ())}:
-                    return sorted(found)
-        return []
+                if found := frozenset(id_ for path in reading for id_ in ids.get(form(path), ())):
+                    return Meaning(found, is_sure=False)
+        return Meaning(frozenset(), is_sure=False)
 
     @functools.cached_property
     def _by_form(self) -> Mapping[Form, Mapping[str, list[str]]]:

@@ -126,6 +126,12 @@ def test_u03_a_name_as_it_stands_goes_before_any_reading_of_it(photos: Path) -> 
     }
 
 
+def test_u03_a_row_that_is_sure_of_a_file_goes_before_guesses(photos: Path) -> None:
+    listing = listed(photos, "a.jpg,x\nA.jpg,y\nphotos/a.jpg,z\n")
+    assert labels(listing) == {"a.jpg": "x"}
+    assert listing.notes[-1].endswith("2 of 3 rows without a file (row 2: A.jpg, row 3: photos/a.jpg)")
+
+
 def test_u03_what_fits_nothing_is_counted_and_named(photos: Path) -> None:
     rows = "".join(f"gone/{number}.jpg,x\n" for number in range(5))
     [note] = [note for note in listed(photos, f"a.jpg,x\n{rows}").notes if "labels.csv" in note]
@@ -134,7 +140,8 @@ def test_u03_what_fits_nothing_is_counted_and_named(photos: Path) -> None:
 
 
 UNCLEAR = {
-    "rows that disagree": ("a.jpg,x\ncat/1.JPG,y\n./A.JPG,z\n", r"rows 1 and 3 give a\.jpg the labels 'x' and 'z'"),
+    "rows that disagree": ("a.jpg,x\ncat/1.JPG,y\n./a.jpg,z\n", r"rows 1 and 3 give a\.jpg the labels 'x' and 'z'"),
+    "guesses that disagree": ("A.jpg,x\nphotos/a.jpg,z\n", r"rows 1 and 2 give a\.jpg the labels 'x' and 'z'"),
     "a label and none": ("a.jpg,x\na.jpg,\n", "rows 1 and 2"),
     "one column": ("a.jpg,x\n\ncat/1.JPG\n", "row 3: expected two columns"),
     "three columns": ("a.jpg,x,train\n", "row 1: expected two columns"),

@@ -58,7 +58,7 @@ def test_u03_what_is_clear_names_its_file(photos: Path, content: str | bytes) ->
 def test_u03_lines_that_name_a_file_again_are_counted(photos: Path) -> None:
     assert listed(photos, "a.jpg\n./a.jpg\nA.jpg\n") == ["a.jpg"]
     [note] = list_images(photos / "list.txt").notes
-    assert note.endswith("list.txt: 2 lines name a file that another line has named")
+    assert note.endswith("list.txt: lines that name a file again: 2")
 
 
 @pytest.mark.parametrize("inside", [True, False])
