@@ -48,6 +48,9 @@ def beside(url: str, data: Path) -> str:
     """Return what commands print that ask a service, or work in a data directory."""
     image = data.with_name("image.png")
     image.write_bytes(png(4))
+    photos = data.with_name("photos")  # of its own: what a listing leaves out of the folder above varies
+    photos.mkdir()
+    (photos / image.name).write_bytes(png(4))
     at = ("--url", url, "--api-key", "write-key")
     c = ("--collection", "c")
     local = ("--data", str(data))
@@ -76,7 +79,7 @@ def beside(url: str, data: Path) -> str:
         ("keys", "add", "reader", *local),
         ("keys", "add", "x", "--scope", "all", *local),
         ("keys", "revoke", "none", *local),
-        ("index", str(image.parent), *c, "--artifact", str(ARTIFACT), *local),
+        ("index", str(photos), *c, "--artifact", str(ARTIFACT), *local),
         ("index", "missing", *c, "--artifact", str(ARTIFACT), *local),
         ("index", "missing", *c),
         ("serve", "--artifact", str(ARTIFACT), *local),
