@@ -4,8 +4,8 @@ Order: length, signature, chunk count, scan count (JPEG), header (sides, pixels,
 conversion, which are part of an artifact's fingerprint (`DECODE_RULES`):
 
 - EXIF orientation is applied; a malformed EXIF block is ignored.
-- One channel (1, L) is repeated three times. 16-bit grey is scaled to 8 bits (value / 257, rounded), 12-bit grey of TIFF (value / 16.06)
-  likewise; of 16-bit colour the upper 8 bits are taken, at most one level away.
+- One channel (1, L) is repeated three times. 16-bit grey is scaled to 8 bits (value / 257, rounded), TIFF's 12-bit grey likewise;
+  of 16-bit colour the upper 8 bits are taken, at most one level away.
 - Transparency (LA, RGBA, palettes with alpha, a PNG's transparent colour) is composited over white, as a browser shows it.
 - WhiteIsZero is inverted, whatever its bits and order (`backbone/tiff.py`).
 - CMYK and YCCK (Adobe's inverted kind too), YCbCr, LAB, HSV and palettes convert as Pillow does, without colour profiles.

@@ -16,10 +16,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from backbone.errors import CorruptImage, UnsupportedMode
@@ -140,9 +138,9 @@ def finished(image: Image.Image, tiff: Tiff) -> Image.Image:
         inverted = grey.point(lambda value: 255 - value)
         return Image.merge(image.mode, [inverted, *alpha]) if alpha else inverted
     if image.mode.startswith("I;16") and (tiff.white_is_zero or tiff.white != 65_535):
-        values: NDArray[Any] = np.asarray(image).astype(np.uint32)
+        values = np.asarray(image).astype(np.uint32)
         if tiff.white_is_zero:
-            values = tiff.white - values
+            values ^= tiff.white  # whose bits are all ones
         return Image.fromarray(((values * 65_535 + tiff.white // 2) // tiff.white).astype(np.uint16))
     return image
 
@@ -157,9 +155,14 @@ def _grey_with_alpha(image: Image.Image, tiff: Tiff) -> Image.Image:
     both = np.ascontiguousarray(np.asarray(image)).view(tiff.grey_alpha).reshape(height, width, 2).astype(np.uint32)
     grey, alpha = both[..., 0], both[..., 1]
     if tiff.white_is_zero:
-        grey = 65_535 - grey
+        grey ^= 65_535
+    if tiff.alpha == 2:
+        grey *= alpha + 1
+        grey >>= 16
+    elif tiff.alpha == 1:
+        np.minimum(grey, alpha, out=grey)
     if tiff.alpha:  # over white
-        grey = (np.minimum(grey, alpha) if tiff.alpha == 1 else grey * (alpha + 1) >> 16) + (65_535 - alpha)
+        grey += 65_535 - alpha
     return Image.fromarray(grey.astype(np.uint16))
 
 
@@ -170,7 +173,7 @@ def _interleaved(data: bytes, found: _Directory, bits: tuple[int, ...]) -> tuple
     if sum(lengths) > len(data):
         raise ValueError("strips that overlap")
     pixels = b"".join(data[at : at + length] for at, length in zip(found.all(_OFFSETS, ()), lengths, strict=True))
-    planes: NDArray[np.unsignedinteger] = np.frombuffer(pixels, kind).reshape(len(bits), height, width)
+    planes = np.frombuffer(pixels, kind).reshape(len(bits), height, width)
     body = planes.transpose(1, 2, 0).tobytes()
     one = found.having(_273=(4, [len(data)]), _278=(4, [height]), _279=(4, [len(body)]), _284=(3, [1]))
     return one, data + body

@@ -227,6 +227,14 @@ def check_source(value: Source | None) -> Source | None:
     return value
 
 
+def kept_time(time_ns: int) -> int:
+    """Return a file's time as the 64 bits of the store keep it: modulo 2**64.
+
+    It serves only to be compared with itself: clocks that are set wrong write years from which it would not fit.
+    """
+    return (time_ns + 2**63) % 2**64 - 2**63
+
+
 def check_collection_name(value: object) -> str:
     """Return a collection name: 1 to 128 letters, digits, `_`, `.`, `-`, a letter or digit first. Raises InvalidName."""
     if not isinstance(value, str) or not COLLECTION_NAME.fullmatch(value):

@@ -47,7 +47,7 @@ def tiff_of(
     planes = [samples[..., [index]] for index in range(count)] if planar else [samples]
     step = rows_per_strip or height
     strips = [
-        _packed(_bytes(plane[top : top + step], bits, order), compression, fill_order, plane.shape[1] * plane.shape[2])
+        _packed(_bytes(plane[top : top + step], bits, order), compression, fill_order)
         for plane in planes
         for top in range(0, height, step)
     ]
@@ -86,7 +86,7 @@ def _bytes(samples: NDArray[np.generic], bits: int, order: str) -> list[bytes]:
     return [np.packbits(row.reshape(-1).astype(np.uint8)).tobytes() for row in places]
 
 
-def _packed(rows: list[bytes], compression: int, fill_order: int, _: int) -> bytes:
+def _packed(rows: list[bytes], compression: int, fill_order: int) -> bytes:
     if compression == DEFLATE:
         data = zlib.compress(b"".join(rows))
     elif compression == PACKBITS:  # literally: up to 128 bytes behind their count

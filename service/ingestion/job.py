@@ -28,7 +28,7 @@ from service.errors import Invalid
 from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.refusal_report import Refusal, RefusalReport
 from service.ingestion.sinks import IndexedFile, Sink
-from service.points import Source, check_id, check_label, check_source, hash_image
+from service.points import Source, check_id, check_label, check_source, hash_image, kept_time
 
 CHUNK_IMAGES = 32  # one full forward pass
 CHUNK_BYTES = 32 * 2**20  # so that a chunk of large photographs is no larger in memory than a request may be
@@ -166,7 +166,7 @@ def _read(image: ListedImage, known: IndexedFile | None, max_image_bytes: int) -
     status = image.path.stat()
     if known is not None and known.label == image.label and _same_file(known.source, status):
         return None
-    source = Source(str(image.path.absolute()), status.st_size, status.st_mtime_ns)
+    source = Source(str(image.path.absolute()), status.st_size, kept_time(status.st_mtime_ns))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     if status.st_size > max_image_bytes:
@@ -181,7 +181,7 @@ def _read(image: ListedImage, known: IndexedFile | None, max_image_bytes: int) -
 
 
 def _same_file(before: Source, now: os.stat_result) -> bool:
-    return (before.size, before.mtime_ns) == (now.st_size, now.st_mtime_ns)
+    return (before.size, before.mtime_ns) == (now.st_size, kept_time(now.st_mtime_ns))
 
 
 def _count(result: IndexResult, put: PutResult, refusals: RefusalReport) -> None:

@@ -369,6 +369,8 @@ def test_u20_a_key_file_of_windows_is_read_or_refused_in_one_sentence(
         assert (str(file) in err) is (expected == 78)
     code, _, err = run(*ask, "--api-key", "secret\nkey")
     assert (code, is_one_sentence(err)) == (78, True)
+
+
 def test_u03_indexing_says_how_labels_fitted_or_why_not(
     index: Callable[..., tuple[int, str, str]], photos: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from service.points import (
     check_source,
     hash_image,
     hash_vector,
+    kept_time,
     unit_rows,
 )
 from service.store.payloads import MAX_PAYLOAD_BYTES, encode_payload
@@ -104,6 +105,25 @@ def test_a_source_must_be_text_and_numbers_that_sqlite_can_hold() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-300, 1e300, 5e-324])
+def test_u17_a_time_of_any_size_fits_the_store_and_another_one_is_another() -> None:
+    times = [
+        0,
+        -1,
+        1_700_000_000 * 10**9,
+        2**63 - 1,
+        2**63,
+        -(2**63),
+        -(2**63) - 1,
+        10_500_000_000 * 10**9,
+        253_402_300_800 * 10**9,
+    ]
+    kept = [kept_time(time_ns) for time_ns in times]
+    assert kept[:4] == times[:4]  # those that fit stay as they are
+    assert all(check_source(Source("a", 1, each)) is not None for each in kept)
+    for time_ns in times:
+        assert kept_time(time_ns) != kept_time(time_ns + 1)
+
+
 def test_a_vector_of_any_length_becomes_a_unit_vector(scale: float) -> None:
     unit = unit_rows([[3 * scale, -4 * scale, 0.0]], 3)
     assert unit.dtype == np.float32

@@ -18,6 +18,7 @@ from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.job import IndexResult, index_folder, stopping_on_sigterm
 from service.ingestion.refusal_report import Refusal
 from service.ingestion.sinks import IndexedFile
+from service.points import check_source
 
 PER_CLASS = 3
 
@@ -102,6 +103,24 @@ def test_a_rerun_reads_only_what_is_new_or_changed(
     read.clear()
     assert counts(index_folder(list_images(folder), sink)) == (0, 0, 7, 0)
     assert read == []
+
+
+@pytest.mark.parametrize(
+    "seconds", [10_500_000_000, 2**63 // 10**9 + 1, -1, -(2**31)], ids=["2302", "2262", "1969", "1901"]
+)
+def test_u17_a_file_of_any_date_is_indexed_and_its_time_shows_changes(folder: Path, seconds: int) -> None:
+    sink, file = Memory(), folder / "cat" / "0.png"
+    os.utime(file, ns=(0, seconds * 10**9))
+    if file.stat().st_mtime_ns != seconds * 10**9:
+        pytest.skip("this file system keeps no such date")
+    assert counts(index_folder(list_images(folder), sink)) == (6, 0, 0, 0)
+    assert check_source(sink.points["cat/0.png"].source) is not None
+    puts = sink.puts
+    assert counts(index_folder(list_images(folder), sink)) == (0, 0, 6, 0)
+    assert sink.puts == puts  # nothing is read again
+    os.utime(file, ns=(0, (seconds + 1) * 10**9))
+    assert counts(index_folder(list_images(folder), sink)) == (0, 0, 6, 0)
+    assert sink.puts == puts + 1
 
 
 def test_another_label_is_a_change(folder: Path) -> None:
