@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -45,6 +46,9 @@ for part in (cli_training, cli_eval, cli_service, cli_client, cli_votes, cli_key
 
 def main() -> None:
     """Run the command line; an expected error is one sentence on stderr and an exit code of `dinodex.exits`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a letter that the terminal does not have ends no command
     try:
         app()
     except ModuleNotFoundError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dinodex.table import print_json, print_table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -217,19 +218,6 @@ def print_rows(rows: Sequence[BaseModel | dict[str, Any]], columns: list[str], a
     """Print these columns of the rows as a table, or all of the rows as JSON."""
     plain = [row if isinstance(row, dict) else row.model_dump() for row in rows]
     if as_json:
-        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns)
-    for row in plain:
-        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-    Console().print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+        print_json(plain)
+    else:
+        print_table(columns, [[row.get(column) for column in columns] for row in plain])

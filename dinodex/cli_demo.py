@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dinodex.table import print_table
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
@@ -27,9 +29,6 @@ def demo(
 
     Example: dinodex demo --data photos/ --train-s 20
     """
-    from rich.console import Console
-    from rich.table import Table
-
     try:
         from dinodex.demo import run_demo
     except ModuleNotFoundError as error:
@@ -39,7 +38,4 @@ def demo(
         raise NotInstalled(message) from error
 
     measured = run_demo(data, out, say=typer.echo, train_s=train_s)
-    table = Table(*measured.rows[0])
-    for row in measured.rows[1:]:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(measured.rows[0], measured.rows[1:])

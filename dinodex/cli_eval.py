@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dinodex.table import print_json, print_table
+
 if TYPE_CHECKING:
     from training.evaluation import Evaluation
 
@@ -62,7 +64,7 @@ def evaluate(
     )
     text = json.dumps(asdict(result), indent=2, ensure_ascii=False)
     if json_to == STDOUT:
-        typer.echo(text)
+        print_json(asdict(result))
         return
     if json_to is not None:
         write_file(Path(json_to), f"{text}\n".encode())
@@ -70,15 +72,8 @@ def evaluate(
 
 
 def _print(result: Evaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     counts, timing = result.counts, result.timing
-    console = Console(highlight=False)
-    table = Table("score", "value", "what it says")
-    for row in _rows(result):
-        table.add_row(*row)
-    console.print(table)
+    print_table(("score", "value", "what it says"), _rows(result))
     typer.echo(
         f"{counts.train:,} training and {counts.validation:,} validation images in {counts.classes:,} classes;"
         f" vectors in {timing.features_s:.1f} s, scores in {timing.scores_s:.1f} s ({timing.images_per_s:,.0f} images/s)"

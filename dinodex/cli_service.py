@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dinodex.exits import BAD_DATA, TERMINATED
+from dinodex.table import shown
 
 if TYPE_CHECKING:
     from service.ingestion.job import IndexResult, OnChunk
@@ -155,7 +156,7 @@ def _progress(total: int) -> Iterator[OnChunk]:
 
 def _summarise(result: IndexResult, report: Path | None) -> None:
     for refusal in result.first_refusals:
-        typer.echo(f"refused {refusal.id}: {refusal.detail}", err=True)
+        typer.echo(f"refused {shown(refusal.id)}: {refusal.detail}", err=True)
     if more := result.refused - len(result.first_refusals):
         where = f"all are in {report}" if report is not None else "--report FILE keeps them all"
         typer.echo(f"... and {more} more; {where}", err=True)
