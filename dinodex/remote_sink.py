@@ -11,6 +11,7 @@ from dinodex.collection import Collection
 from dinodex.errors import NotFound, RequestRefused, Unavailable
 from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.sinks import IndexedFile
+from service.points import UNSET
 
 ATTEMPTS = 8  # with the doubling pause below about half a minute: a restart of the service, or a crowd that passes
 FIRST_PAUSE_S = 0.25
@@ -33,10 +34,7 @@ class RemoteSink:
 
     def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
         """Send one chunk; come back later, some times, while the service says that it has no room."""
-        points = [
-            {"id": item.id, "image": item.image, **({"label": item.label} if isinstance(item.label, str) else {})}
-            for item in items
-        ]
+        points = [_sent(item) for item in items]
         pause_s = FIRST_PAUSE_S
         for _ in range(ATTEMPTS - 1):
             try:
@@ -49,6 +47,12 @@ class RemoteSink:
     def delete(self, ids: Sequence[str]) -> int:
         """Delete points; return how many there were."""
         return self._collection.delete(ids)
+
+
+def _sent(item: Incoming) -> dict[str, object]:
+    """Return a point as it is sent: a label of None takes away the one that is there, as it does in a data directory."""
+    label = {} if item.label is UNSET else {"label": item.label}
+    return {"id": item.id, "image": item.image, **label}
 
 
 def _placed(outcome: PutOutcome) -> PutResult:
