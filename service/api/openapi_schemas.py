@@ -16,6 +16,11 @@ _ANY_TEXT: Final = r"^[^\u0000]*$"
 _CONDITIONS: Final = {"type": "array", "items": {"$ref": "#/components/schemas/Condition"}}
 _TEXT: Final = {"type": "string", "maxLength": MAX_TEXT_CHARS, "pattern": _ANY_TEXT}
 _NUMBER: Final = {"type": "number"}
+_DATE: Final = {
+    "type": "string",
+    "description": "as RFC 3339 writes it; a day begins at 0:00 UTC",
+    "anyOf": [{"format": "date-time"}, {"format": "date"}],
+}
 _SCALAR: Final = {**_TEXT, "type": ["string", "number", "boolean"]}
 
 
@@ -30,7 +35,10 @@ def _filter(least: int, description: str) -> dict[str, Any]:
     return _object(description, least, must=_CONDITIONS, should=_CONDITIONS, must_not=_CONDITIONS)
 
 
-_BOUNDS: Final = _object("", 1, gt=_NUMBER, gte=_NUMBER, lt=_NUMBER, lte=_NUMBER)
+def _bounds(bound: dict[str, Any]) -> dict[str, Any]:
+    return _object("", 1, gt=bound, gte=bound, lt=bound, lte=bound)
+
+
 _MATCH: Final = {"oneOf": [_object(value=_SCALAR), _object(any={"type": "array", "items": _SCALAR})]}
 _FILTER_COMPONENTS: Final[dict[str, Any]] = {
     "Filter": {
@@ -38,10 +46,14 @@ _FILTER_COMPONENTS: Final[dict[str, Any]] = {
         "examples": [{"must": [{"key": "label", "match": {"any": ["cat", "dog"]}}]}],
     },
     "Condition": {
-        "description": "What a point has to fulfil; `key` is a field of the payload, or `label`.",
+        "description": (
+            "What a point has to fulfil; `key` is a field of the payload, or `label`, or the names on the way to a field "
+            "inside of objects, with dots between them."
+        ),
         "oneOf": [
             _object("The field has this value, or any of these.", key=_TEXT, match=_MATCH),
-            _object("The field is a number within these bounds.", key=_TEXT, range=_BOUNDS),
+            _object("The field is a number within these bounds.", key=_TEXT, range=_bounds(_NUMBER)),
+            _object("The field is a text that says an instant within these bounds.", key=_TEXT, range=_bounds(_DATE)),
             _object("The field is there and not null.", exists=_TEXT),
             _object("The point is one of these.", ids={"type": "array", "items": _TEXT}),
             _filter(1, "A filter within the filter."),

@@ -7,17 +7,24 @@ there. It is made from the payloads by SQLite alone, by the same statement for a
 A value is kept so that SQLite's own comparison is the filter's: 1 equals 1.0 and no text. Booleans, which SQLite does not have,
 are blobs of one byte, and an empty blob says that there is a value that no filter can match: an object, a list, a text beyond
 MAX_TEXT_CHARS. Within a key SQLite orders numbers first, then texts, then blobs.
+
+A field inside of an object has no entry: the index would grow with every name in every payload. It says which points have an object
+under the first name of the way, and the payloads of these are read. An instant is a text among others: the days between which it is
+written are found in the index, and each text there is read.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+from collections.abc import Iterator
 
 import numpy as np
 
 from service.points import Rows
-from service.store.filters import MAX_TEXT_CHARS, Condition, Exists, Filter, Ids, Match, Range
+from service.store.filters import MAX_TEXT_CHARS, Condition, Exists, Filter, Ids, Match, Period, Range
+from service.store.instants import texts_between
 from service.store.point_rows import read_rows
 
 AMONG_ROWS = 4096  # up to here reading the payloads of the rows beats reading the index whatever it holds (some 10 ms)
@@ -47,6 +54,25 @@ FILL = (
 _AMONG_WANTED = f"AND value <> x'' AND value IN (SELECT {_kept('w')} FROM json_each(?) AS w)"  # noqa: S608 - our own names
 # Put before one of these statements, it narrows `points` to the rows of its parameter, a JSON list.
 _OF_ROWS = "WITH points AS (SELECT p.* FROM json_each(?) AS r CROSS JOIN main.points AS p ON p.row = r.value)"
+
+# The values under a key with dots, `inside (value, row)`, of the points of a list of rows, but for those with a field at the top that
+# has the whole key for its name. `way` walks down: `object` is what it has come to, and `rest` the part of the key still to go.
+_INSIDE = f"""
+WITH RECURSIVE way(row, object, rest) AS (
+  SELECT p.row, p.payload, ? FROM json_each(?) AS r CROSS JOIN points AS p ON p.row = r.value
+    WHERE NOT EXISTS (SELECT 1 FROM json_each(p.payload) AS f WHERE f.key = ?)
+  UNION ALL
+  SELECT w.row, f.value, iif(typeof(f.key) = 'text', substr(w.rest, length(f.key) + 2), w.rest)
+    FROM way AS w CROSS JOIN json_each(w.object) AS f
+    WHERE (typeof(f.key) = 'text' AND f.type IN ('object', 'array') AND substr(w.rest, 1, length(f.key) + 1) = f.key || '.')
+      OR (typeof(f.key) = 'integer' AND f.type = 'object')
+), last AS (
+  SELECT w.row, f.type, f.atom, f.value FROM way AS w CROSS JOIN json_each(w.object) AS f ON f.key = w.rest
+    WHERE typeof(f.key) = 'text' AND f.type <> 'null'
+), inside(value, row) AS (
+  SELECT {_kept("f")}, f.row FROM last AS f UNION ALL
+  SELECT {_kept("i")}, f.row FROM last AS f CROSS JOIN json_each(f.value) AS i WHERE f.type = 'array' AND i.type <> 'null'
+)"""  # noqa: S608 - our own names
 
 
 def write_fields(connection: sqlite3.Connection, rows: list[int]) -> None:
@@ -130,6 +156,10 @@ class _Selection:
                 return self._points("AND label IN (SELECT value FROM json_each(?))", json.dumps(texts))
             case Range("label"):
                 return np.empty(0, np.int64)  # a label is text
+            case Period("label"):
+                return self._points(*self._within(condition, "label"))
+            case Period(key):
+                return self._having(key, *self._within(condition, "value"))
             case Exists(key):
                 return self._having(key, "")
             case Match(key, values):
@@ -162,18 +192,46 @@ class _Selection:
     def _points(self, where: str, *parameters: str) -> Rows:
         return self._rows(f"FROM points WHERE collection = ? {where}", self._collection, *parameters)
 
+    def _within(self, period: Period, column: str) -> tuple[str, str, str]:
+        """Return the SQL and the parameters by which a column's texts are instants of a period."""
+
+        def within(value: object) -> bool:  # which of the conditions SQLite tries first is its own choice
+            return isinstance(value, str) and period.holds(value)
+
+        self._connection.create_function("within_period", 1, within, deterministic=True)
+        return f"AND {column} >= ? AND {column} < ? AND within_period({column})", *texts_between(*period.ends)
+
     def _having(self, key: str, where: str, *parameters: str) -> Rows:
         number = "(SELECT key FROM field_names WHERE collection = ? AND name = ?)"
-        return self._rows(f"FROM fields WHERE key = {number} {where}", self._collection, key, *parameters)
+        rows = self._rows(f"FROM fields WHERE key = {number} {where}", self._collection, key, *parameters)
+        if "." not in key:
+            return rows
+        return _ascending(np.concatenate([rows, *self._having_inside(key, where, *parameters)]))
+
+    def _having_inside(self, key: str, where: str, *parameters: str) -> Iterator[Rows]:
+        """Yield the rows, some at a time, whose payload has the field inside of an object under a name that the key begins with."""
+        first_names = json.dumps([key[: dot.start()] for dot in re.finditer(r"\.", key)])
+        numbers = "SELECT key FROM field_names WHERE collection = ? AND name IN (SELECT value FROM json_each(?))"
+        holders = self._rows(f"FROM fields WHERE key IN ({numbers}) AND value = x''", self._collection, first_names)
+        for start in range(0, len(holders), AMONG_ROWS):
+            some = json.dumps(holders[start : start + AMONG_ROWS].tolist())
+            read_rows(self._connection, "row IN (SELECT value FROM json_each(?))", (some,))  # for their checksums
+            selecting = f"{_INSIDE} SELECT group_concat(row) FROM inside WHERE true {where}"  # noqa: S608 - values are bound
+            yield _listed(self._connection.execute(selecting, (key, some, key, *parameters)))
 
     def _rows(self, source: str, *parameters: str | int) -> Rows:
-        # one text with all of them is read in half the time that a Python object for each row takes
-        found = self._connection.execute(
-            f"{self._before} SELECT group_concat(row) {source}",
-            (*self._parameters, *parameters),
-        ).fetchone()[0]
-        rows = np.empty(0, np.int64) if found is None else np.fromstring(found, np.int64, sep=",")
-        return _ascending(rows)
+        return _listed(
+            self._connection.execute(
+                f"{self._before} SELECT group_concat(row) {source}",
+                (*self._parameters, *parameters),
+            )
+        )
+
+
+def _listed(found: sqlite3.Cursor) -> Rows:
+    """Return the rows that a statement answers as one text: read in half the time that a Python object for each row takes."""
+    text = found.fetchone()[0]
+    return _ascending(np.empty(0, np.int64) if text is None else np.fromstring(text, np.int64, sep=","))
 
 
 def _both(one: Rows, other: Rows) -> Rows:

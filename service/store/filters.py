@@ -2,31 +2,42 @@
 
     {"must": [...], "should": [...], "must_not": [...]}       all of must, at least one of should, none of must_not
     {"key": "label", "match": {"value": "cat"}}               equal; "any": [...] for one of several
-    {"key": "year", "range": {"gte": 1990, "lt": 2000}}       numbers only
+    {"key": "year", "range": {"gte": 1990, "lt": 2000}}       numbers
+    {"key": "taken", "range": {"gte": "2024-01-01T00:00:00Z"}}     instants, as `service/store/instants.py` reads them
     {"exists": "year"}                                        there, and not null
     {"ids": ["a.png", "b.png"]}
 
-A condition may itself be a filter. A key is a field at the top of the payload, spelled as it is there, or `label`. Text,
-numbers and booleans are three kinds: "1", 1 and true are different, 1 and 1.0 are the same. A list in the payload matches
-if one of its items does.
+A condition may itself be a filter. A key is a field at the top of the payload, spelled as it is there, or `label`; or one inside of
+an object, with the names on the way to it before dots (`meta.cam`). Where a field at the top has that name, dots and all, it is
+meant, and nothing else is. Text, numbers and booleans are three kinds: "1", 1 and true are different, 1 and 1.0 are the same. A list
+in the payload matches if one of its items does, also a list of objects on the way to a field.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from service.errors import FilterInvalid
+from service.store.instants import read_instant
 
 MAX_DEPTH = 8  # nested filters; what people write by hand has two or three
 MAX_CONDITIONS = 128  # in all; each is a query of its own
 MAX_VALUES = 10_000  # ids or alternatives in one list; they travel as one parameter
 MAX_TEXT_CHARS = 4096  # of a key or a value
 
+_SIGNS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_COMPARE: dict[str, Callable[[int, int], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
 Scalar: TypeAlias = str | int | float | bool
-Condition: TypeAlias = "Match | Range | Exists | Ids | Filter"
+Condition: TypeAlias = "Match | Range | Period | Exists | Ids | Filter"
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,25 @@ class Range:
 
     key: str
     bounds: tuple[tuple[str, int | float], ...]
+
+
+@dataclass(frozen=True)
+class Period:
+    """The field is a text that says an instant which keeps all these bounds: pairs of a comparison sign and an instant."""
+
+    key: str
+    bounds: tuple[tuple[str, int], ...]
+
+    @property
+    def ends(self) -> tuple[int | None, int | None]:
+        """The least and the greatest instant that can be within the bounds, None where there is no end."""
+        least = max((bound for sign, bound in self.bounds if sign.startswith(">")), default=None)
+        return least, min((bound for sign, bound in self.bounds if sign.startswith("<")), default=None)
+
+    def holds(self, text: str) -> bool:
+        """Say whether a text is an instant within the bounds."""
+        instant = read_instant(text)
+        return instant is not None and all(_COMPARE[sign](instant, bound) for sign, bound in self.bounds)
 
 
 @dataclass(frozen=True)
@@ -98,7 +128,7 @@ class _Parser:
             return Match(_text(fields["key"], "key"), _alternatives(fields["match"]))
         if "range" in value:
             fields = _object(value, "condition", required=("key", "range"))
-            return Range(_text(fields["key"], "key"), _bounds(fields["range"]))
+            return _range(_text(fields["key"], "key"), fields["range"])
         if "exists" in value:
             return Exists(_text(_object(value, "condition", required=("exists",))["exists"], "exists"))
         if "ids" in value:
@@ -111,14 +141,22 @@ class _Parser:
         )
 
 
-_SIGNS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-
-
-def _bounds(value: object) -> tuple[tuple[str, int | float], ...]:
+def _range(key: str, value: object) -> Range | Period:
     fields = _object(value, "range", optional=tuple(_SIGNS))
     if not fields:
         raise FilterInvalid("a range needs at least one of gt, gte, lt, lte.")
-    return tuple((_SIGNS[name], _number(bound)) for name, bound in fields.items())
+    if any(isinstance(bound, str) for bound in fields.values()):
+        return Period(key, tuple((_SIGNS[name], _instant(bound)) for name, bound in fields.items()))
+    return Range(key, tuple((_SIGNS[name], _number(bound)) for name, bound in fields.items()))
+
+
+def _instant(value: object) -> int:
+    if not isinstance(value, str):
+        raise FilterInvalid("the bounds of a range must be numbers, or all of them dates.")
+    instant = read_instant(value)
+    if instant is None:
+        raise FilterInvalid(f"the bound {value[:64]!r} is no date; write it as 2024-07-14T18:33:22Z or 2024-07-14.")
+    return instant
 
 
 def _alternatives(value: object) -> tuple[Scalar, ...]:
@@ -163,7 +201,7 @@ def _text(value: object, what: str) -> str:
 
 def _number(value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FilterInvalid("the bounds of a range must be numbers.")
+        raise FilterInvalid("the bounds of a range must be numbers, or all of them dates.")
     if isinstance(value, float):
         if not math.isfinite(value):
             raise FilterInvalid("a number in a filter must be finite.")

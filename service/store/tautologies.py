@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from service.store.filters import Condition, Exists, Filter, Ids, Match, Range
+from service.store.filters import Condition, Exists, Filter, Ids, Match, Period, Range
 
 
 def is_tautology(condition: Condition) -> bool:
@@ -39,7 +39,7 @@ def _is_contradiction(condition: Condition) -> bool:
             return not values
         case Range("label"):
             return True
-        case Range(_, bounds):
+        case Range(_, bounds) | Period(_, bounds):
             return _cross(bounds)
         case Exists():
             return False

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.errors import LibraryInvalid
 from service.points import UNSET
 from service.store import filter_index
 from service.store.database import Database
@@ -397,3 +398,148 @@ def test_the_fields_of_a_dropped_collection_are_cleared_away_and_no_others(
         assert index_of(connection) == kept
         assert connection.execute("SELECT count(*) FROM fields").fetchone()[0] == len(kept)
     database.close()
+
+
+INSIDE: list[Doc] = [
+    ("a", None, {"meta": {"cam": "X100", "iso": 400, "lens": {"mm": 23, "f": [2, 2.8]}}}),
+    ("b", None, {"meta": {"cam": "Z6", "iso": None, "tags": ["x", {"cam": "no"}]}}),
+    ("c", None, {"meta.cam": "X100", "meta": {"cam": "Z6"}}),
+    ("d", None, {"meta.cam": None, "meta": {"cam": "X100"}}),
+    ("e", None, {"meta": [{"cam": "X100"}, {"cam": "Z6"}, 5, [{"cam": "deep"}]]}),
+    ("f", None, {"meta": "X100", "cam": "X100"}),
+    ("g", None, {"meta": {"cam.model": "X100", "": {"x": 1}}, "": {"cam": True}}),
+    ("h", "cat", {"label": {"cam": 1}}),
+    ("i", None, {"meta": {"cam": {"cam": 2**70}}}),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"key": "meta.cam", "match": {"value": "X100"}}, "ace"),
+        ({"key": "meta.cam", "match": {"any": ["Z6", "no"]}}, "be"),
+        ({"key": "meta.cam", "match": {"value": "deep"}}, ""),
+        ({"exists": "meta.cam"}, "abcei"),
+        ({"must_not": [{"exists": "meta.cam"}]}, "dfgh"),
+        ({"exists": "meta.iso"}, "a"),
+        ({"key": "meta.iso", "range": {"gte": 400}}, "a"),
+        ({"key": "meta.lens.mm", "match": {"value": 23.0}}, "a"),
+        ({"key": "meta.lens.f", "range": {"gt": 2, "lt": 3}}, "a"),
+        ({"key": "meta.tags", "match": {"value": "x"}}, "b"),
+        ({"key": "meta.tags.cam", "match": {"value": "no"}}, "b"),
+        ({"exists": "meta.lens"}, "a"),
+        ({"exists": "meta.lens.f.x"}, ""),
+        ({"key": "meta.cam.model", "match": {"value": "X100"}}, "g"),
+        ({"key": "meta..x", "match": {"value": 1}}, "g"),
+        ({"key": ".cam", "match": {"value": True}}, "g"),
+        ({"key": ".cam", "match": {"value": 1}}, ""),
+        ({"key": "label.cam", "match": {"value": 1}}, "h"),
+        ({"key": "meta.cam.cam", "match": {"value": 2**70}}, "i"),
+        ({"exists": "meta."}, "g"),
+        ({"exists": "."}, ""),
+        ({"exists": "meta.cam.cam.cam"}, ""),
+    ],
+)
+def test_u21_a_key_with_dots_reaches_into_objects(asked: dict[str, Any], expected: str) -> None:
+    with library(INSIDE) as connection:
+        condition = as_filter(asked)
+        assert "".join(ids(connection, condition)) == expected
+        every = RECORDS.matching(connection, Filter())
+        for among in (every, every[::2], every[:0]):  # as the filter cache asks about those that changed
+            both = RECORDS.matching_among(connection, condition, among)
+            np.testing.assert_array_equal(both, np.intersect1d(RECORDS.matching(connection, condition), among))
+        with_many = RECORDS.matching(connection, condition)
+        assert (np.diff(with_many) > 0).all()
+
+
+def test_u21_a_damaged_point_is_no_answer_inside_of_objects_either() -> None:
+    with library(INSIDE) as connection:
+        connection.execute("UPDATE points SET payload = replace(payload, 'Z6', 'Z7') WHERE id = 'b'")
+        with pytest.raises(LibraryInvalid):
+            ids(connection, Match("meta.cam", ("Z7",)))
+
+
+DATED: list[Doc] = [
+    ("a", None, {"taken": "2024-01-01T00:00:00Z"}),
+    ("b", None, {"taken": "2024-01-01T00:59:59.5+01:00"}),  # half a second before
+    ("c", None, {"taken": "2023-12-31T23:00:00.25-01:00"}),  # a quarter after
+    ("d", None, {"taken": "2024-01-01"}),
+    ("e", None, {"taken": "2024-01-02T12:00:00"}),
+    ("f", None, {"taken": ["2020-05-05", "2024-06-06T00:00:00Z"]}),
+    ("g", None, {"taken": 2024}),
+    ("h", None, {"taken": "2024-02-30"}),
+    ("i", None, {"taken": "2024-01-01 or so"}),
+    ("j", None, {"taken": True, "meta": {"taken": "2024-01-01T00:00:00Z"}}),
+    ("k", "2024-01-01", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "bounds", "expected"),
+    [
+        ("taken", {"gte": "2024-01-01T00:00:00Z"}, "acdef"),
+        ("taken", {"gt": "2024-01-01T00:00:00Z"}, "cef"),
+        ("taken", {"gte": "2024-01-01"}, "acdef"),
+        ("taken", {"lt": "2024-01-01T00:00:00Z"}, "bf"),
+        ("taken", {"lte": "2024-01-01T01:00:00+01:00"}, "abdf"),
+        ("taken", {"gte": "2024-01-01T00:00:00Z", "lt": "2024-01-01T00:00:00.25Z"}, "ad"),
+        ("taken", {"gte": "2024-01-01T00:00:00.2500000Z", "lte": "2024-01-01T00:00:00.25Z"}, "c"),
+        ("taken", {"gt": "2024-03-01T00:00:00Z"}, "f"),
+        ("taken", {"gt": "2025-01-01T00:00:00Z"}, ""),
+        ("taken", {"gte": "0001-01-01", "lte": "9999-12-31"}, "abcdef"),
+        ("taken", {"gte": 2000}, "g"),
+        ("meta.taken", {"gte": "2024-01-01T00:00:00Z"}, "j"),
+        ("label", {"gte": "2024-01-01T00:00:00Z"}, "k"),
+        ("label", {"gt": "2024-01-01T00:00:00Z"}, ""),
+        ("absent", {"gte": "2024-01-01T00:00:00Z"}, ""),
+    ],
+)
+def test_u21_dates_are_ranged_over_as_instants(key: str, bounds: dict[str, Any], expected: str) -> None:
+    with library(DATED) as connection:
+        condition = as_filter({"key": key, "range": bounds})
+        assert "".join(ids(connection, condition)) == expected
+        rows = RECORDS.matching(connection, Filter())[::2]
+        both = RECORDS.matching_among(connection, condition, rows)
+        np.testing.assert_array_equal(both, np.intersect1d(RECORDS.matching(connection, condition), rows))
+
+
+fields_inside = st.recursive(
+    st.none() | st.integers(0, 2) | st.booleans() | st.sampled_from(["0", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "b", "a.b", ""]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def reached(value: object, rest: str) -> list[Any]:
+    """What a key reaches in a value, in plain Python."""
+    if isinstance(value, list):
+        return [found for item in value if isinstance(item, dict) for found in reached(item, rest)]
+    if not isinstance(value, dict):
+        return []
+    found = [value[rest]] if rest in value else []
+    for name, inner in value.items():
+        if rest.startswith(f"{name}."):
+            found += reached(inner, rest[len(name) + 1 :])
+    return found
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["a", "b", "a.b", ""]), fields_inside, max_size=3), max_size=6),
+    st.sampled_from(["a.b", "a.a", "a.b.a", "b.a.b", ".a", "a.", "a..b"]),
+    st.integers(0, 2),
+)
+def test_u21_a_key_with_dots_reaches_what_plain_python_does(
+    payloads: list[dict[str, Any]], key: str, wanted: int
+) -> None:
+    def values_of(payload: dict[str, Any]) -> list[Any]:
+        found = [payload[key]] if key in payload else reached(payload, key)
+        return found + [item for each in found if isinstance(each, list) for item in each]
+
+    with library([(f"{i}", None, payload) for i, payload in enumerate(payloads)]) as connection:
+        has = [f"{i}" for i, payload in enumerate(payloads) if any(v is not None for v in values_of(payload))]
+        equal = [f"{i}" for i, p in enumerate(payloads) if any(type(v) is int and v == wanted for v in values_of(p))]
+        assert ids(connection, Exists(key)) == has
+        assert ids(connection, Match(key, (wanted,))) == equal

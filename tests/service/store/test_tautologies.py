@@ -27,6 +27,7 @@ NO_LABEL = {"key": "label", "match": {"any": []}}
         {"must_not": [{"key": "label", "range": {"gt": 5}}]},
         {"must_not": [{"key": "year", "range": {"gt": 5, "lt": 3}}]},
         {"must_not": [{"key": "year", "range": {"gte": 5, "lt": 5}}]},
+        {"must_not": [{"key": "taken", "range": {"gt": "2024-01-02", "lt": "2024-01-01T23:00:00Z"}}]},
         {"must_not": [{"must": [CAT, {"ids": []}]}]},
         {"must_not": [{"should": [{"ids": []}, NO_LABEL]}]},
         {"must_not": [{"must_not": [{"must": []}]}]},

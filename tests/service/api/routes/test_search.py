@@ -249,3 +249,39 @@ def test_u18_a_picture_is_found_with_a_threshold_of_1_however_it_was_put(
             f"a{i}",
             f"b{i}",
         ]
+
+
+def test_u21_fields_inside_of_objects_and_dates_can_be_asked_for(
+    client: TestClient, collection: str, rows: Floats
+) -> None:
+    points = [
+        {
+            "id": f"{i}",
+            "vector": rows[i // 2].tolist(),
+            "payload": {"meta": {"split": "train" if i % 2 else "test"}, "taken": f"2024-0{1 + i}-01T00:00:00+01:00"},
+        }
+        for i in range(6)
+    ]
+    client.put(f"{collection}/points", json={"points": points}).raise_for_status()
+    nested = {"must": [{"key": "meta.split", "match": {"value": "train"}}]}
+    dated = {"must": [{"key": "taken", "range": {"gte": "2024-02-29T23:00:00Z", "lt": "2024-05-01"}}]}
+    for asked, expected in ((nested, {"1", "3", "5"}), (dated, {"2", "3", "4"})):
+        assert (
+            set(ids(client.post(f"{collection}/query", json={"vector": rows[0].tolist(), "filter": asked}))) == expected
+        )
+        assert client.post(f"{collection}/points/count", json={"filter": asked}).json() == {"count": 3}
+        assert set(ids(client.post(f"{collection}/points/scroll", json={"filter": asked}))) == expected
+    across = {"threshold": 1.0, "key": "meta.split", "across": ["train", "test"]}
+    assert client.post(f"{collection}/duplicates", params={"wait_s": 30}, json=across).json()["total"] == 3
+    for wrong in ({"gte": "2024-02-30"}, {"gte": "2024-01-01", "lt": 5}, {"gte": "soon"}):
+        refused = client.post(
+            f"{collection}/points/count", json={"filter": {"must": [{"key": "taken", "range": wrong}]}}
+        )
+        assert refused.status_code == 422
+        assert "date" in refused.json()["detail"]
+    assert client.post(f"{collection}/points/delete", json={"filter": dated}).json() == {"deleted": 3}
+    client.put(
+        f"{collection}/points",
+        json={"points": [{"id": "7", "vector": rows[7].tolist(), "payload": points[1]["payload"]}]},
+    )
+    assert client.post(f"{collection}/points/count", json={"filter": nested}).json() == {"count": 3}
