@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dinodex.any_text import ESCAPED
 from dinodex.table import print_json, print_table
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def evaluate(
         print_json(asdict(result))
         return
     if json_to is not None:
-        write_file(Path(json_to), f"{text}\n".encode())
+        write_file(Path(json_to), f"{text}\n".encode(errors=ESCAPED))
     _print(result)
 
 

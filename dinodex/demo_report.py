@@ -83,7 +83,7 @@ def write_report(
         *(_row(row) for row in clusters),
         "</body></html>",
     ]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    path.write_text("\n".join(parts), encoding="utf-8", errors="backslashreplace")  # names of files
 
 
 def read_curves(metrics: Path, columns: Iterable[tuple[str, str]]) -> list[Curve]:

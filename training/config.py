@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from backbone.durable import read_file
-from training.config_text import read_value, write_value
+from training.config_text import AS_NAMED, read_value, write_value
 from training.errors import ConfigInvalid
 
 T = TypeVar("T")
@@ -153,10 +153,9 @@ class TrainingConfig:
         values: dict[str, Any] = {}
         if file is not None:
             try:
-                values = tomllib.loads(
-                    read_file(file).decode("utf-8-sig")
-                )  # the mark that editors of Windows put in front is no key
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                # the mark that editors of Windows put in front is no key
+                values = tomllib.loads(read_file(file).decode("utf-8-sig", errors=AS_NAMED))
+            except tomllib.TOMLDecodeError as error:
                 raise ConfigInvalid(f"{file} is not TOML: {error}.") from error
         for override in overrides:
             key, equals, text = override.partition("=")
@@ -191,7 +190,7 @@ class TrainingConfig:
                 raise ConfigInvalid(f"{key} is {_shown(value)}; give {wanted}.") from None
 
     def to_toml(self) -> str:
-        """Write the keys that have a value, such that `load` reads them back."""
+        """Write the keys that have a value, such that `load` reads them back; `encode` it with AS_NAMED."""
         lines = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from training.errors import ConfigInvalid
 
+AS_NAMED = "surrogateescape"  # how a text becomes bytes and back: a path in it may have bytes that are not UTF-8
+PATHS = ("init",)  # keys that name a file
 UNSET = ("auto", "none")  # how a key is handed back to the recipe, or a limit taken away, on the command line
 
 
@@ -51,7 +53,7 @@ def _scalar(key: str, value: Any, kind: type) -> Any:  # noqa: ANN401
             return words[value.lower()]
         raise ConfigInvalid(f"{key} is true or false, not {value!r}.")
     if kind is str and isinstance(value, (str, int)) and not isinstance(value, bool):
-        return str(value)
+        return _text(key, str(value))
     acceptable = (int, str) if kind is int else (int, float, str)
     try:
         if isinstance(value, acceptable) and not isinstance(value, bool):
@@ -64,10 +66,19 @@ def _scalar(key: str, value: Any, kind: type) -> Any:  # noqa: ANN401
     raise ConfigInvalid(f"{key} is {name}, not {value!r}.")
 
 
+def _text(key: str, text: str) -> str:
+    """Only a path may have bytes that are not UTF-8: any other text goes into files and services that cannot hold them."""
+    if key not in PATHS and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigInvalid(f"{key} is {text!r}, which is not UTF-8 text; write it in UTF-8.")
+    return text
+
+
 def write_value(value: Any) -> str:  # noqa: ANN401
     """Write a value that has one of the types of a key."""
     if isinstance(value, tuple):
         return "[" + ", ".join(map(write_value, value)) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):  # TOML knows no surrogates, by which JSON would write what lies outside of 16 bits
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

@@ -13,6 +13,7 @@ from backbone.artifact_writer import write_artifact
 from backbone.durable import refuse_non_empty
 from backbone.errors import PathMissing
 from backbone.factory import build
+from backbone.file_names import readable
 from backbone.model import Backbone
 from backbone.preprocess import Preprocess
 from backbone.weights import load_strict, read_hub_weights
@@ -108,7 +109,7 @@ def _export_hub(source: Path, out: Path, *, onnx: bool) -> Artifact:
         _loaded(architecture, tensors),
         Preprocess.for_image_size(HUB_IMAGE_SIZE),
         licence=HUB_LICENCE,
-        lineage=f"{source.name}, DINOv2 hub layout",
+        lineage=f"{readable(source.name)}, DINOv2 hub layout",
         training={},
         onnx=onnx,
     )

@@ -11,6 +11,7 @@ from backbone.errors import OutputNotEmpty
 from backbone.listing import ImageList, list_images
 from training.checkpoints import Checkpoint
 from training.config import ResolvedConfig, TrainingConfig
+from training.config_text import AS_NAMED
 from training.errors import DataTooSmall
 from training.inventory import Inventory
 from training.loading import check_batch, expected_processes
@@ -69,7 +70,9 @@ def write_plan(plan: Plan, out: Path, resume: Resume | None) -> None:
     if plan.resumed and resume is not None:
         check_data(out, plan.inventory, resume)
     plan.inventory.write(out)
-    write_file(out / "config.toml", plan.config.to_toml().encode())  # last: what makes the directory a run
+    write_file(
+        out / "config.toml", plan.config.to_toml().encode(errors=AS_NAMED)
+    )  # last: what makes the directory a run
 
 
 def refuse_used(out: Path) -> None:

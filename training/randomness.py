@@ -14,4 +14,5 @@ def seed_of(purpose: str, *numbers: int) -> int:
     Equal arguments give equal seeds on every machine; a change of any argument gives an unrelated one.
     """
     text = ":".join([purpose, *map(str, numbers)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    data = text.encode(errors="surrogatepass")  # a purpose may name a file, and a file's name need not be UTF-8
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
