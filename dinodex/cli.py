@@ -2,60 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
 from backbone.interpreter import safe_children
 from dinodex import cli_backup, cli_client, cli_demo, cli_eval, cli_keys, cli_service, cli_training, cli_votes
-from dinodex.exits import CONFIG, EXPECTED, exit_code
+from dinodex.any_text import show_any_text
+from dinodex.ending import Ending
 
-# Modules that only a part of the commands needs: the extra that brings them.
-_EXTRAS = {
-    "torch": "train",
-    "torchvision": "train",
-    "lightning": "train",
-    "fastapi": "serve",
-    "starlette": "serve",
-    "uvicorn": "serve",
-    "faiss": "serve",
-    "structlog": "serve",
-    "pydantic_settings": "serve",
-    "sklearn": "train",
-}
-
-
-def _before_any_command(context: typer.Context) -> None:
-    """Prepare the process for the command that follows."""
-    context.with_resource(safe_children())
+DEBUG = "--debug"  # may stand anywhere in the line, since it is thought of when a command has failed
 
 
 app = typer.Typer(
     name="dinodex",
-    help="A folder of images in, your own DINO backbone and a search service out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    callback=_before_any_command,
 )
 for part in (cli_training, cli_eval, cli_service, cli_client, cli_votes, cli_keys, cli_backup, cli_demo):
     part.add_to(app)
 
 
+@app.callback()
+def before_any_command(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, envvar="DINODEX_DEBUG", help="Show the trace of an error, not its sentence alone.")
+    ] = False,
+) -> None:
+    """A folder of images in, your own DINO backbone and a search service out."""
+    context.with_resource(safe_children())
+
+
 def main() -> None:
-    """Run the command line; an expected error is one sentence on stderr and an exit code of `dinodex.exits`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a letter that the terminal does not have ends no command
-    try:
-        app()
-    except ModuleNotFoundError as error:
-        if (extra := _EXTRAS.get((error.name or "").partition(".")[0])) is None:
-            raise
-        print(f"dinodex: {error.name} is needed for this; run: pip install 'dinodex[{extra}]'.", file=sys.stderr)  # noqa: T201
-        sys.exit(CONFIG)
-    except EXPECTED as error:
-        print(f"dinodex: {error}", file=sys.stderr)  # noqa: T201 - this is the terminal
-        sys.exit(exit_code(error))
+    """Run the command line; it ends with an exit code of `dinodex.exits`, and where it fails with one sentence on standard error."""
+    arguments = sys.argv[1:]
+    show_any_text(sys.stdout)
+    show_any_text(sys.stderr)
+    ending = Ending(debug=DEBUG in arguments or _is_set("DINODEX_DEBUG"))
+    sys.exit(ending.run(lambda: app(args=[each for each in arguments if each != DEBUG])))
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off")
