@@ -22,6 +22,7 @@ from dinodex.errors import (
     ServiceUnreachable,
     Unavailable,
 )
+from dinodex.transport import ProxyOfEnvironment, transport_to
 
 ImageLike = bytes | str | os.PathLike[str]  # encoded bytes, or the path of a file on this side
 M = TypeVar("M", bound=BaseModel)
@@ -50,9 +51,16 @@ class Connection:
         key = _sendable(api_key or "")
         headers = [(b"Authorization", b"Bearer " + key)] if key else []  # bytes: a key may be any UTF-8
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+            address = httpx.URL(url)
+            self._proxy: ProxyOfEnvironment | None = None
+            if transport is None:
+                transport, self._proxy = transport_to(address)
+            self._http = httpx.Client(base_url=address, headers=headers, timeout=timeout_s, transport=transport)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise ServiceUnreachable(f"{url!r} is not an address; write it as http://127.0.0.1:8000.") from error
+        self._name = str(
+            self._http.base_url.copy_with(userinfo=b"")
+        )  # as errors have it: a password is nobody's business
 
     def ask(self, method: str, path: str, answer: type[M], **request: Any) -> M:  # noqa: ANN401 - httpx's own arguments
         """Send a request and read its JSON answer as `answer`."""
@@ -75,14 +83,19 @@ class Connection:
         try:
             answer = self._http.request(method, path, **request)
         except httpx.TimeoutException as error:
-            raise ServiceUnreachable(f"{self._http.base_url} did not answer in time; is it overloaded?") from error
+            raise ServiceUnreachable(f"{self._name} did not answer in time{self._by_way}; is it overloaded?") from error
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise ServiceUnreachable(
-                f"{self._http.base_url} cannot be reached ({error}); is the service up?"
+                f"{self._name} cannot be reached{self._by_way} ({error}); is the service up?"
             ) from error
         if answer.is_error:
-            raise _refusal(answer)
+            raise _refusal(answer, self._by_way)
         return answer
+
+    @property
+    def _by_way(self) -> str:
+        """Return what an error says of the way to the service, where that is not a straight one."""
+        return "" if self._proxy is None else f" through {self._proxy}"
 
     def close(self) -> None:
         """Close the connections."""
@@ -94,7 +107,9 @@ class Connection:
         try:
             found = answer.json()
         except ValueError as error:
-            raise AnswerInvalid("the service answered something other than JSON; is it a dinodex service?") from error
+            raise AnswerInvalid(
+                f"the service answered{self._by_way} something other than JSON; is it a dinodex service?"
+            ) from error
         if not isinstance(found, dict):
             raise AnswerInvalid("the service's answer is not an object; is it a dinodex service?")
         return answer.status_code, found
@@ -143,7 +158,7 @@ def read_as(model: type[M], data: object) -> M:
         raise AnswerInvalid(f"the service's answer is not a {model.__name__}; is it a dinodex service?") from error
 
 
-def _refusal(answer: httpx.Response) -> RequestRefused:
+def _refusal(answer: httpx.Response, by_way: str) -> RequestRefused:
     try:
         problem = answer.json()
     except ValueError:
@@ -152,7 +167,11 @@ def _refusal(answer: httpx.Response) -> RequestRefused:
         problem = {}
     kind = _KINDS.get(answer.status_code, RequestRefused)
     return kind(
-        str(problem.get("detail") or problem.get("title") or f"the service answered with status {answer.status_code}."),
+        str(
+            problem.get("detail")
+            or problem.get("title")
+            or f"the service answered{by_way} with status {answer.status_code}."
+        ),
         status=answer.status_code,
         code=str(problem.get("code", "")),
         errors=problem.get("errors") if isinstance(problem.get("errors"), list) else None,

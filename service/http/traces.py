@@ -6,9 +6,11 @@ spans.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
@@ -16,6 +18,7 @@ from opentelemetry import trace
 from backbone.errors import NotInstalled
 
 if TYPE_CHECKING:
+    import requests
     from opentelemetry.sdk.trace import TracerProvider
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -44,8 +47,25 @@ def configured_provider() -> TracerProvider | None:
     named = {} if os.environ.get(_SERVICE) else {"service.name": "dinodex"}
     provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
     timeout_s = None if os.environ.get(_TIMEOUT) else _EXPORT_TIMEOUT_S
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=timeout_s)))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=timeout_s, session=_direct_session())))
     return provider
+
+
+def _direct_session() -> requests.Session | None:
+    """Return a session that leaves proxies aside, for a collector on this machine; None, the exporter's own, for any other."""
+    endpoint = next(value for name in _ENDPOINTS if (value := os.environ.get(name)))
+    host = (urlsplit(endpoint).hostname or "").rstrip(".")
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost" or host.endswith(".localhost")
+    if not here:
+        return None
+    import requests  # the exporter's own
+
+    session = requests.Session()
+    session.trust_env = False
+    return session
 
 
 def telemetry(provider: TracerProvider | None) -> TelemetryConfig:

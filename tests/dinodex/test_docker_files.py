@@ -6,14 +6,19 @@ import os
 import re
 import shlex
 import subprocess
+import sys
+import threading
 import tomllib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer.main
 import yaml
+from hostile_folder import hostile_folder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -143,7 +148,7 @@ def test_the_key_comes_as_a_file_and_the_port_is_published_on_this_machine() -> 
     serve = SERVICES["serve"]
     assert serve["secrets"] == SERVICES["index"]["secrets"] == ["api_key"]
     for name in ("serve", "index"):
-        assert SERVICES[name]["environment"] == {"DINODEX_API_KEY_FILE": "/run/secrets/api_key"}
+        assert SERVICES[name]["environment"]["DINODEX_API_KEY_FILE"] == "/run/secrets/api_key"
     assert set(COMPOSE["secrets"]["api_key"]) == {"file"}
     port = parse(arguments_of(serve))["port"]
     assert [resolved(each) for each in serve["ports"]] == [f"127.0.0.1:8000:{port}"]
@@ -156,6 +161,37 @@ def test_health_is_asked_in_python_where_no_key_is_needed() -> None:
     assert url == f"http://127.0.0.1:{parse(arguments_of(SERVICES['serve']))['port']}/readyz"
     assert "/readyz" in OPEN_PATHS
     assert SERVICES["index"]["depends_on"] == {"serve": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_u08_u09_health_is_asked_without_a_proxy_and_runs_no_file_of_the_data_directory(
+    tmp_path: Path, status: int
+) -> None:
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    mark = hostile_folder(tmp_path)
+    _, _, option, program = SERVICES["serve"]["healthcheck"]["test"]
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asked = program.replace(":8000/", f":{server.server_port}/")
+        proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+        environment = {**os.environ, **proxies, "PYTHONPATH": ":"}
+        command = [sys.executable, option, asked]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        server.shutdown()
+    assert (done.returncode == 0) == (status == 200), done.stderr
+    assert not mark.exists()
+
+
+def test_u09_index_asks_the_service_without_a_proxy_that_the_engine_puts_into_containers() -> None:
+    host = httpx.URL(parse(arguments_of(SERVICES["index"]))["url"]).host
+    for name in ("NO_PROXY", "no_proxy"):  # the engine sets both spellings
+        assert SERVICES["index"]["environment"][name] == host == "serve"
 
 
 def test_a_stop_leaves_the_drain_its_time() -> None:

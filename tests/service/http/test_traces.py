@@ -74,6 +74,20 @@ def test_a_request_is_a_span_with_its_stages_and_without_what_its_caller_wrote(
     assert not any("the-secret" in str(each) or "the-write-key" in str(each) for each in collector)
 
 
+def test_u09_spans_for_a_collector_on_this_machine_go_through_no_proxy(
+    collector: list[ExportTraceServiceRequest],
+    make_client: Callable[..., TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    client = make_client()
+    assert client.get("/livez").status_code == 200
+    client.__exit__(None, None, None)
+    assert "GET /livez" in spans(collector)
+
+
 def test_without_a_collector_there_are_no_spans(client: TestClient) -> None:
     assert client.app.spans is None  # type: ignore[attr-defined]
     assert client.get("/livez").status_code == 200
