@@ -65,6 +65,7 @@ class Collection:
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection, self.name = connection, name
         self._path = f"/v1/collections/{encode_id(name)}"
+        self._point = f"{self._path}/point"  # with the id as a parameter: proxies change what they find in a path
 
     def create(self, *, keep: Literal["none", "thumbnail", "image"] | None = None) -> CollectionStats:
         """Create the collection, or find it; `keep` says what of the pictures is kept."""
@@ -98,11 +99,11 @@ class Collection:
         if vector is not None:
             outcomes = self.put_many([{**point, "vector": vector}], replace=replace)
             return outcomes[0]
-        params = {"replace": str(replace).lower()}
+        params = {"id": point_id, "replace": str(replace).lower()}
         params |= {"label": label} if label is not None else {}
         params |= {"payload": json.dumps(payload)} if payload is not None else {}
         part = image_part(_given(image))
-        return self._connection.ask("PUT", self._point(point_id), PutOutcome, params=params, **part)
+        return self._connection.ask("PUT", self._point, PutOutcome, params=params, **part)
 
     def put_many(self, points: Sequence[Mapping[str, Any]], *, replace: bool = False) -> list[PutOutcome]:
         """Store many points; images go in several requests where they are many.
@@ -132,12 +133,12 @@ class Collection:
 
     def get(self, point_id: str, *, with_vector: bool = False) -> Point:
         """Return one point."""
-        params = {"with_vector": str(with_vector).lower()}
-        return self._connection.ask("GET", self._point(point_id), Point, params=params)
+        params = {"id": point_id, "with_vector": str(with_vector).lower()}
+        return self._connection.ask("GET", self._point, Point, params=params)
 
     def thumbnail(self, point_id: str) -> bytes:
         """Return the kept picture of a point, as JPEG."""
-        return self._connection.send("GET", f"{self._point(point_id)}/thumbnail").content
+        return self._connection.send("GET", f"{self._point}/thumbnail", params={"id": point_id}).content
 
     def delete(self, ids: Sequence[str] | None = None, *, where: Filter | None = None) -> int:
         """Delete points by their ids or by a filter; returns how many were there. `drop` deletes all."""
@@ -301,9 +302,6 @@ class Collection:
                 reason = job.error.detail if job.error else "it was cancelled"
                 raise JobFailed(f"the job ended without a result: {reason}.", code=job.state)
             time.sleep(POLL_S)
-
-    def _point(self, point_id: str) -> str:
-        return f"{self._path}/points/{encode_id(point_id)}"
 
     def _clustering(self, clustering: str) -> str:
         return f"{self._path}/clusterings/{encode_id(clustering)}"

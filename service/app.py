@@ -1,7 +1,8 @@
 """The ASGI application, wired from its settings. What is open while it runs is in `lifespan`.
 
-Around the framework, from the outside: request id and log (`request_log`); who is let in (`gate`: the key, the end of the service, room
-for what is asked); bodies in gzip (`content_coding`); the limits of a body (`body_limits`); paths as they were sent; the shape of 413.
+Around the framework, from the outside: the prefix of a proxy (`paths`); request id and log (`request_log`); the end of connections when
+the service stops (`draining`); who is let in (`gate`: the key, the end of the service, room for what is asked); bodies in gzip
+(`content_coding`); the limits of a body (`body_limits`); paths as they were sent (`paths`); the shape of 413.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import asdict
 
 import structlog
 from fastapi import Depends, FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from service.api import openapi
 from service.api.dependencies import name_model
@@ -34,9 +35,10 @@ from service.http import problems, traces
 from service.http.auth import KeyCheck
 from service.http.body_limits import BodyLimits
 from service.http.content_coding import ContentCoding
-from service.http.draining import Drain
+from service.http.draining import ClosingAnswers, Drain
 from service.http.gate import Gate
 from service.http.keyring import Keyring
+from service.http.paths import RawPath, RootPath
 from service.http.problems import TooLargeAsProblem
 from service.http.rate_limit import RateLimiter
 from service.http.request_log import DOCS_PATH, RequestLog
@@ -80,26 +82,7 @@ class Application(FastAPI):
         key_check = KeyCheck(self._keyring, RateLimiter(self.settings.rate_per_s))
         # In this order: who has no key learns nothing of the service, and who is told that it stops need not ask for room.
         gate = Gate(decoded, key_check, self.drain.refusal, overload_refusal)
-        return RequestLog(gate, self.metrics)
-
-
-class RawPath:
-    """ASGI middleware: under /v1/ routes are matched on the path as it was sent, so that an id may hold `/` as `%2F`."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        raw = scope.get("raw_path", b"")
-        if not (scope["type"] == "http" and raw.startswith(b"/v1/")):
-            await self._app(scope, receive, send)
-            return
-        inner = {**scope, "path": raw.decode("latin-1")}
-        try:
-            await self._app(inner, receive, send)
-        finally:
-            scope["route"] = inner.get("route")  # for those outside, who count by it
+        return RootPath(RequestLog(ClosingAnswers(gate, self.drain), self.metrics), self.settings.root_path)
 
 
 def create_app(settings: Settings) -> Application:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -22,6 +23,9 @@ RuntimeName = Literal["auto", "openvino", "torch", "torch-compile"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
 MiB, GiB = 2**20, 2**30
+# Taken off a path wherever it stands in front, so it may not be the beginning of one of ours.
+_OWN_PATHS: Final = ("v1", "livez", "readyz", "metrics", "docs", "openapi.json")
+_ROOT_PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -206,7 +210,16 @@ class Settings(BaseSettings):
         description="Seconds that running requests get after SIGTERM. Default: 30, what Kubernetes grants.",
     )
     keep_alive_s: int = Field(
-        5, ge=1, le=3600, description="Seconds an idle connection stays open. Default: 5, below the common proxies' 60."
+        75,
+        ge=1,
+        le=3600,
+        description="Seconds an idle connection stays open: longer than the proxy in front keeps it, or that sends a request into one "
+        "that is just closing, and answers 502. Default: 75, above the 60 of nginx and of the common load balancers.",
+    )
+    root_path: str = Field(
+        "",
+        description="Prefix below which a proxy publishes the service, as `/dinodex`, so that /docs and /openapi.json name the right "
+        "addresses; the proxy may take it off or leave it on. Default: none, the service has its host to itself.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged. Default: info, one line a request."
@@ -218,6 +231,16 @@ class Settings(BaseSettings):
         if isinstance(given, str):  # as PATH is written, from the environment
             return [part for part in given.split(os.pathsep) if part]
         return (given,) if isinstance(given, Path) else given
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, given: str) -> str:
+        prefix = "/" + given.strip("/") if given.strip("/") else ""
+        if prefix and not _ROOT_PATH.fullmatch(prefix):
+            raise ValueError("not a path of letters, digits and any of . _ ~ -, as /dinodex")
+        if prefix[1:].partition("/")[0] in _OWN_PATHS:
+            raise ValueError(f"a path that the service has itself ({', '.join(_OWN_PATHS)}); choose another first part")
+        return prefix
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

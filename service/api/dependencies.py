@@ -68,7 +68,12 @@ async def get_collection(request: Request, c: Annotated[str, Path(description="t
 
 async def get_point_id(
     id: Annotated[  # noqa: A002 - the path's own word
-        str, Path(description="the point's id, percent-encoded as one segment", json_schema_extra=TEXT_RULE)
+        str,
+        Path(
+            description="the point's id, percent-encoded as one segment; behind a proxy that decodes %2F, as the rest of the path, "
+            "or as /point?id= in place of /points/{id}",
+            json_schema_extra=TEXT_RULE,
+        ),
     ],
 ) -> str:
     """Return the point id that the path names. Raises InvalidId."""

@@ -7,7 +7,8 @@ import socket
 from typing import Any, Final
 
 import uvicorn
-from starlette.types import Scope
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Stopping
 from service.http.auth import OPEN_PATHS
@@ -37,6 +38,30 @@ class Drain:
         self.running.add(task)
         task.add_done_callback(self.running.discard)
         return None
+
+
+class ClosingAnswers:
+    """ASGI middleware: while the service stops, each answer is the last of its connection.
+
+    A proxy then takes the connection out of its pool, instead of sending a request into it at the moment in which it ends. Health checks,
+    which are only asked again, keep theirs.
+    """
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+
+        health = scope["type"] != "http" or scope["path"] in OPEN_PATHS
+
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._drain.stopping and not health:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, send_closing)
 
 
 class DrainingServer(uvicorn.Server):

@@ -8,6 +8,7 @@ connection with 400 or 431, answered, logged and counted as every other refusal 
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -28,6 +29,7 @@ _MAX_HEADER_BYTES: Final = 64 * 1024  # of a request without its body: filters a
 _FREE_CHUNKS: Final = 1000  # of a body; how a caller cuts a small body is its affair
 _LEAST_CHUNK_BYTES: Final = 64  # on average after that: a chunk takes some 5 microseconds of the event loop
 _GRACE_S: Final = 1.0  # after a body's deadline, for its 408 to go out before the connection is cut
+_ABSOLUTE: Final = re.compile(rb"(?i:https?)://[^/?#@]+((?:[/?].*)?)")
 _DETAIL: Final = "what was sent cannot be read as a request of HTTP; send one, with one Host and one length."
 
 
@@ -70,12 +72,27 @@ class StrictConnection(h11.Connection):
             names = {name for name, _ in event.headers}
             if {b"content-length", b"transfer-encoding"} <= names:
                 raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding", error_status_hint=400)
-        elif isinstance(event, h11.Data):
+            return _in_origin_form(event)
+        if isinstance(event, h11.Data):
             self._chunks += event.chunk_start
             self._body_bytes += len(event.data)
             if self._chunks > _FREE_CHUNKS + self._body_bytes // _LEAST_CHUNK_BYTES:
                 raise h11.RemoteProtocolError("chunks of a few bytes each", error_status_hint=400)
         return event
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """Return a request with the path and query of its target alone, which a proxy may have sent with scheme and host (RFC 9112, 3.2.2).
+
+    Which host that is means nothing here, as the Host header means nothing. One with a name of a user in it is no address of ours
+    (RFC 9110, section 4.2.4), and stays a path that there is not.
+    """
+    found = _ABSOLUTE.fullmatch(request.target)
+    if found is None:
+        return request
+    rest = found[1]
+    target = rest if rest.startswith(b"/") else b"/" + rest
+    return h11.Request(method=request.method, headers=request.headers, target=target, http_version=request.http_version)
 
 
 def left_of_chunk(reader: object) -> int:

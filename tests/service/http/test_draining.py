@@ -175,3 +175,15 @@ def test_s45_a_stranger_learns_nothing_of_the_end(
     with TestClient(app, raise_server_exceptions=False) as client:
         assert client.get("/v1/collections").status_code == 401
         assert client.get("/v1/collections", headers={"x-api-key": "k" * 20}).status_code == 503
+
+
+def test_u19_every_answer_of_a_service_that_stops_is_the_last_of_its_connection(
+    make_settings: Callable[..., Settings], network_gate: threading.Event
+) -> None:
+    with Stopped(make_settings(), network_gate) as service:
+        for path in ("/v1/model", "/docs", "/nothing"):
+            assert httpx.get(f"{service.url}{path}").headers["connection"] == "close"
+        network_gate.set()
+        service.asking.join(30)
+        assert isinstance(service.answer, httpx.Response)
+        assert (service.answer.status_code, service.answer.headers["connection"]) == (200, "close")

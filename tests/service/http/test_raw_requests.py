@@ -418,3 +418,29 @@ def test_s39_no_key_path_traceback_or_image_is_told_to_anybody(served: Served) -
         for path in process_paths:
             assert path not in told, f"{path} in {where}"
     assert all(isinstance(line, dict) and "event" in line for line in served.service.lines())
+
+
+@pytest.mark.parametrize("address", [b"http://x", b"HTTPS://other.example:8443", b"http://[::1]:80", b"http://%78"])
+def test_u19_a_target_with_scheme_and_host_is_that_path(served: Served, address: bytes) -> None:
+    assert status(served.send(MODEL.replace(b" /v1", b" " + address + b"/v1") + CLOSE)) == 200
+    absent = served.send(MODEL.replace(b" /v1/model", b" " + address + b"/v1/model?model=none") + CLOSE)
+    assert (status(absent), problem(absent)["code"]) == (404, "model_not_found")
+    unnamed = MODEL.replace(KEY.encode(), WRONG_KEY.encode())
+    refused = served.send(unnamed.replace(b" /v1", b" " + address + b"/v1") + CLOSE)
+    assert status(refused) == 401
+    put = PUT_C.replace(b" /v1", b" " + address + b"/v1") + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
+    assert status(served.send(put)) in (200, 201)
+    raw = MODEL.replace(b"/v1/model", address + b"/v1/collections/c/points/..%2Fx")
+    assert problem(served.send(raw + CLOSE))["code"] == "point_missing"
+    assert status(served.send(b"GET " + address + b"/livez HTTP/1.1\r\nHost: x\r\n" + CLOSE)) == 200
+    [line] = [line for line in served.service.lines() if line.get("request_id") == headers(refused)["x-request-id"]]
+    assert line["path"] == "/v1/model"
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://x", b"http://x?a=b", b"http:///v1/model", b"http://?/v1/model", b"ftp://x/v1/model", b"*"]
+)
+def test_u19_a_target_without_a_path_of_ours_is_404(served: Served, target: bytes) -> None:
+    for method in (b"GET", b"OPTIONS"):
+        data = MODEL.replace(b"GET /v1/model", method + b" " + target)
+        assert status(served.send(data + CLOSE)) in (404, 405)
