@@ -43,8 +43,8 @@ class Drain:
 class ClosingAnswers:
     """ASGI middleware: while the service stops, each answer is the last of its connection.
 
-    A proxy then takes the connection out of its pool, instead of sending a request into it at the moment in which it ends. Health checks,
-    which are only asked again, keep theirs.
+    A proxy then takes the connection out of its pool, instead of sending a request into it at the moment in which it ends. Health
+    checks, which are only asked again, keep theirs.
     """
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
