@@ -78,7 +78,18 @@ def index(
             help="Leave out paths below SOURCE, as .gitignore has them: thumbs/, *-draft.*, /2019/**/raw; may be repeated.",
         ),
     ] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Delete points whose file is gone (with --data).")] = False,
+    id_prefix: Annotated[
+        str, typer.Option(help="What ids begin with, such as roll2/, where folders hold files of the same names.")
+    ] = "",
+    replace_sources: Annotated[
+        bool, typer.Option("--replace-sources", help="Replace points that came from another folder, or over REST, too.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete points whose file was looked for and is gone (with --data).")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Prune also more than a tenth of the points, or all of a folder.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="File that gets a JSON line for each refused image.")] = None,
 ) -> None:
     """Embed a folder into a collection; a rerun embeds only what is new or changed.
@@ -89,6 +100,8 @@ def index(
         raise typer.BadParameter("give --artifact and --data, or --url of a running service")
     if prune and url is not None:
         raise typer.BadParameter("a service does not tell where its images came from; use --data", param_hint="--prune")
+    if id_prefix:
+        _check_prefix(id_prefix)
     from backbone.listing import list_images
     from service.ingestion.job import index_folder, stopping_on_sigterm
 
@@ -99,8 +112,22 @@ def index(
         typer.echo(note, err=True)
     with stopping_on_sigterm() as stop:
         with _open_sink(collection, artifact, data, url, api_key, taken) as sink, _progress(len(listing)) as on_chunk:
-            result = index_folder(listing, sink, report=report, prune=prune, on_chunk=on_chunk, stop=stop)
+            result = index_folder(
+                listing,
+                sink,
+                report=report,
+                prune=prune,
+                prune_many=yes,
+                id_prefix=id_prefix,
+                replace_sources=replace_sources,
+                on_chunk=on_chunk,
+                stop=stop,
+            )
         _summarise(result, report)
+    if url is not None and result.replaced and not replace_sources:
+        _warn_of_replaced(result.replaced)
+    if result.not_pruned is not None:
+        raise result.not_pruned
     if result.interrupted:
         raise typer.Exit(TERMINATED)
     if result.refused == len(listing):
@@ -130,6 +157,16 @@ def _open_sink(
             yield sink
 
 
+def _check_prefix(prefix: str) -> None:
+    from service.errors import InvalidId
+    from service.points import check_id
+
+    try:
+        check_id(f"{prefix}_")  # with the shortest name
+    except InvalidId as error:
+        raise typer.BadParameter(f"no id can begin so: {error}", param_hint="--id-prefix") from error
+
+
 def _formats(given: str | None, *, remote: bool) -> tuple[str, ...]:
     from backbone.decode import ALL_FORMATS, SERVICE_FORMATS
 
@@ -154,12 +191,31 @@ def _progress(total: int) -> Iterator[OnChunk]:
         yield lambda result: bar.update(task, completed=result.done, rate=f"{result.images_per_s:.0f} images/s")
 
 
+def _warn_of_replaced(points: int) -> None:
+    typer.echo(
+        f"points with other content that were replaced: {points}; a service does not tell where they came from. Where that was"
+        " another folder, --id-prefix gives each ids of its own",
+        err=True,
+    )
+
+
 def _summarise(result: IndexResult, report: Path | None) -> None:
     for refusal in result.first_refusals:
         typer.echo(f"refused {shown(refusal.id)}: {refusal.detail}", err=True)
     if more := result.refused - len(result.first_refusals):
         where = f"all are in {report}" if report is not None else "--report FILE keeps them all"
         typer.echo(f"... and {more} more; {where}", err=True)
+    if result.listed_twice:
+        typer.echo(
+            f"files with points of other ids already: {result.listed_twice}; from a folder above or below, or with another prefix",
+            err=True,
+        )
+    if result.other_source:
+        typer.echo(
+            f"refused for points of another source: {result.other_source}; --id-prefix NAME/ keeps both, --replace-sources"
+            " replaces those",
+            err=True,
+        )
     pruned = f", {result.pruned} pruned" if result.pruned else ""
     typer.echo(
         f"{result.created} created, {result.replaced} replaced, {result.unchanged} unchanged, {result.refused} refused{pruned}"

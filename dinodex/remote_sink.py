@@ -10,8 +10,7 @@ from dinodex.client import Client
 from dinodex.collection import Collection
 from dinodex.errors import NotFound, RequestRefused, Unavailable
 from service.ingestion.incoming import Incoming, PutResult
-from service.ingestion.sinks import IndexedFile
-from service.points import UNSET
+from service.points import UNSET, Stored
 
 ATTEMPTS = 8  # with the doubling pause below about half a minute: a restart of the service, or a crowd that passes
 FIRST_PAUSE_S = 0.25
@@ -28,7 +27,7 @@ class RemoteSink:
         except NotFound:
             self._collection.create()
 
-    def known(self) -> Mapping[str, IndexedFile]:
+    def known(self) -> Mapping[str, Stored]:
         """Return nothing: a service does not tell where its images came from, so every file is sent and compared there."""
         return {}
 

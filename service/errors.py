@@ -15,6 +15,8 @@ Each class has a stable `code`; `service/http/problems.py` gives it a status.
     │   ├── CollectionConflict     collection_conflict
     │   ├── FingerprintMismatch    fingerprint_mismatch
     │   ├── PointConflict          point_conflict
+    │   ├── OtherSource            other_source        an id whose point came from another file than the one that is indexed
+    │   ├── TooManyGone            too_many_gone       more would be pruned than is likely meant
     │   ├── KeyConflict            key_conflict
     │   └── CollectionEmpty        collection_empty
     ├── Invalid                the request itself is at fault
@@ -31,7 +33,8 @@ Each class has a stable `code`; `service/http/problems.py` gives it a status.
     │   └── NoAttention            no_attention        a picture of what a network without attention attends to
     ├── Storage                the disk, not the request
     │   ├── StorageFull            storage_full
-    │   └── StorageFailed          storage_failed
+    │   ├── StorageFailed          storage_failed
+    │   └── SourceUnreachable      source_unreachable  files of a folder that is indexed cannot be looked for
     ├── LibraryInvalid             library_invalid     the data directory does not hold a library this version can read
     ├── JobCancelled               job_cancelled       raised inside a job's work when its owner has cancelled it
     ├── Unreadable             what came over HTTP cannot be read as a request
@@ -143,6 +146,18 @@ class PointConflict(Conflict):
     code = "point_conflict"
 
 
+class OtherSource(Conflict):
+    """The id belongs to a point that came from another file, or from none, and replacing that was not asked for."""
+
+    code = "other_source"
+
+
+class TooManyGone(Conflict):
+    """More points would be pruned than is likely meant."""
+
+    code = "too_many_gone"
+
+
 class KeyConflict(Conflict):
     """A key has this name already."""
 
@@ -243,6 +258,12 @@ class StorageFailed(Storage):
     """The disk failed or the library is closed. After a failed write the library only answers reads until a restart."""
 
     code = "storage_failed"
+
+
+class SourceUnreachable(Storage):
+    """Files of a folder that is indexed cannot be looked for, so it is not known whether they are gone."""
+
+    code = "source_unreachable"
 
 
 class LibraryInvalid(ServiceError):

@@ -1,38 +1,40 @@
 """The batch job: a whole list of images into a collection, in bounded memory, and again only for what is new or changed.
 
-A reader looks at each file's size and modification time, then at its content's hash, and hands chunks of files to a sink; a few
-chunks are under way at once, so that files are read and decoded while the network computes. A file whose size, time and label are
-those of its point is taken for unchanged and not opened: what is written into it with both of them kept is not noticed. A chunk is
-durable when its sink has answered, so a job that was stopped or killed goes on where it was.
+A reader (`file_reader`) looks at each file and hands chunks of them to a sink; a few chunks are under way at once, so that files are
+read and decoded while the network computes. A chunk is durable when its sink has answered, so a job that was stopped or killed goes
+on where it was. Before all that, points whose folder has another path today learn it (`known_sources`); in the end those whose file
+is gone may be deleted (`pruning`).
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
 from backbone.decode import DecodeLimits
-from backbone.errors import ImageRefused, TooManyBytes
-from backbone.listing import ImageList, ListedImage
-from service.errors import Invalid
+from backbone.errors import ImageRefused
+from backbone.listing import ImageList
+from service.errors import Invalid, OtherSource, SourceUnreachable, TooManyGone
+from service.ingestion.file_reader import FileReader
 from service.ingestion.incoming import Incoming, PutResult
+from service.ingestion.known_sources import renamed_sources
+from service.ingestion.pruning import gone_points
 from service.ingestion.refusal_report import Refusal, RefusalReport
-from service.ingestion.sinks import IndexedFile, Sink
-from service.points import Source, check_id, check_label, check_source, hash_image, kept_time
+from service.ingestion.sinks import Sink
+from service.ingestion.source_folder import SourceFolder
+from service.points import Stored
 
 CHUNK_IMAGES = 32  # one full forward pass
 CHUNK_BYTES = 32 * 2**20  # so that a chunk of large photographs is no larger in memory than a request may be
 FIRST_REFUSALS = 20  # kept with the figures: a screenful; the report has them all
+CHUNK_RENAMED = 1024  # points that learn the new path of their file in one commit: there is nothing to read or to embed
 CHUNKS_UNDER_WAY = 3  # one being read and decoded, one computed, one committed
 
 
@@ -44,7 +46,10 @@ class IndexResult:
     replaced: int = 0
     unchanged: int = 0
     refused: int = 0
+    other_source: int = 0  # of those refused: their id belongs to the point of another source
+    listed_twice: int = 0  # files whose new points are not their first: they have one under another id
     pruned: int = 0
+    not_pruned: SourceUnreachable | TooManyGone | None = None  # why nothing was pruned, though it was asked for
     seconds: float = 0.0
     interrupted: bool = False
     first_refusals: list[Refusal] = field(default_factory=list)  # FIRST_REFUSALS of them at most
@@ -69,6 +74,9 @@ def index_folder(
     *,
     report: Path | None = None,
     prune: bool = False,
+    prune_many: bool = False,
+    id_prefix: str = "",
+    replace_sources: bool = False,
     on_chunk: OnChunk = lambda result: None,
     stop: threading.Event | None = None,
     max_image_bytes: int = DecodeLimits.max_bytes,
@@ -76,10 +84,13 @@ def index_folder(
     """Bring a collection up to date with a list of images.
 
     Args:
-        listing: what to index; an image's id is its path relative to the list's root.
+        listing: what to index; an image's id is its path relative to the list's root, behind the prefix.
         sink: where to.
         report: a JSON lines file that gets a line for each file that was refused; written anew.
-        prune: in the end, delete points that were indexed from under this root and whose file is not listed any more.
+        prune: in the end, delete points that were indexed from this source and whose file was looked for and is not there.
+        prune_many: also where more than a tenth of them are gone, or a folder that held some is empty.
+        id_prefix: what ids begin with, so that folders with the same names go into one collection; pruned is with this prefix alone.
+        replace_sources: replace also points that came from other files, or over REST.
         on_chunk: called after each chunk with the figures so far.
         stop: when set, nothing new is begun, what is under way is finished, and nothing is pruned.
         max_image_bytes: a larger file is refused without being read.
@@ -90,7 +101,7 @@ def index_folder(
     stop = stop or threading.Event()
     begun = time.perf_counter()
     result = IndexResult()
-    known = sink.known()
+    folder = SourceFolder(listing.root)
     with RefusalReport(report) as refusals, ThreadPoolExecutor(CHUNKS_UNDER_WAY, thread_name_prefix="index") as pool:
 
         def ended(chunks: set[Future[Sequence[PutResult]]]) -> None:
@@ -100,8 +111,11 @@ def index_folder(
             result.seconds = time.perf_counter() - begun
             on_chunk(result)
 
+        known = _followed(sink, listing, folder, id_prefix)
+        result.listed_twice = _listed_twice(listing, known, folder, id_prefix)
+        reader = FileReader(folder, known, id_prefix, replace_sources, max_image_bytes)
         under_way: set[Future[Sequence[PutResult]]] = set()
-        for chunk in _chunks(listing, known, result, refusals, stop, max_image_bytes):
+        for chunk in _chunks(listing, reader, result, refusals, stop):
             under_way.add(pool.submit(sink.put, chunk))
             if len(under_way) == CHUNKS_UNDER_WAY:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
@@ -109,7 +123,11 @@ def index_folder(
         ended(under_way)
     result.interrupted = stop.is_set()
     if prune and not result.interrupted:
-        result.pruned = _prune(listing, known, sink)
+        try:
+            gone = gone_points(listing, known, folder, id_prefix, confirmed=prune_many)
+            result.pruned = sink.delete(gone) if gone else 0
+        except (SourceUnreachable, TooManyGone) as error:
+            result.not_pruned = error  # what was indexed before stays indexed
     result.seconds = time.perf_counter() - begun
     on_chunk(result)
     return result
@@ -130,13 +148,28 @@ def stopping_on_sigterm() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _followed(sink: Sink, listing: ImageList, folder: SourceFolder, prefix: str) -> Mapping[str, Stored]:
+    """Write the paths that files have today to their points; return the points with them."""
+    known = sink.known()
+    renamed = renamed_sources(listing, known, folder, prefix)
+    items = [Incoming(id_, known[id_].content_hash, source=source) for id_, source in renamed.items()]
+    for start in range(0, len(items), CHUNK_RENAMED):
+        sink.put(items[start : start + CHUNK_RENAMED])
+    return {**known, **{id_: replace(known[id_], source=source) for id_, source in renamed.items()}}
+
+
+def _listed_twice(listing: ImageList, known: Mapping[str, Stored], folder: SourceFolder, prefix: str) -> int:
+    files = {stored.source.path for stored in known.values() if stored.source is not None}
+    new = (image.id for image in listing.images if prefix + image.id not in known)
+    return sum(folder.path_of(relative) in files for relative in new)
+
+
 def _chunks(
     listing: ImageList,
-    known: Mapping[str, IndexedFile],
+    reader: FileReader,
     result: IndexResult,
     refusals: RefusalReport,
     stop: threading.Event,
-    max_image_bytes: int,
 ) -> Iterator[list[Incoming]]:
     chunk: list[Incoming] = []
     size = 0
@@ -144,9 +177,9 @@ def _chunks(
         if stop.is_set():
             return
         try:
-            item = _read(image, known.get(image.id), max_image_bytes)
-        except (OSError, ImageRefused, Invalid) as error:
-            _refuse(image.id, error, result, refusals)
+            item = reader.read(image)
+        except (OSError, ImageRefused, Invalid, OtherSource) as error:
+            _refuse(reader.id_of(image), error, result, refusals)
             continue
         if item is None:
             result.unchanged += 1
@@ -158,30 +191,6 @@ def _chunks(
             chunk, size = [], 0
     if chunk and not stop.is_set():
         yield chunk
-
-
-def _read(image: ListedImage, known: IndexedFile | None, max_image_bytes: int) -> Incoming | None:
-    """Return what has to be put for a file, or None where nothing changed: first by size and time, then by content."""
-    # Before the bytes are read: if the file is written meanwhile, its time differs on the next run, and it is read again.
-    status = image.path.stat()
-    if known is not None and known.label == image.label and _same_file(known.source, status):
-        return None
-    source = Source(str(image.path.absolute()), status.st_size, kept_time(status.st_mtime_ns))
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    if status.st_size > max_image_bytes:
-        raise TooManyBytes(
-            f"the file has {status.st_size:,} bytes and the limit is {max_image_bytes:,}; save a smaller one."
-        )
-    check_id(image.id)
-    check_label(image.label)
-    check_source(source)
-    data = image.path.read_bytes()
-    return Incoming(image.id, hash_image(data), data, label=image.label, source=source)
-
-
-def _same_file(before: Source, now: os.stat_result) -> bool:
-    return (before.size, before.mtime_ns) == (now.st_size, kept_time(now.st_mtime_ns))
 
 
 def _count(result: IndexResult, put: PutResult, refusals: RefusalReport) -> None:
@@ -199,13 +208,6 @@ def _refuse(id_: str, error: Exception, result: IndexResult, refusals: RefusalRe
     refusal = Refusal.of(id_, error)
     refusals.add(refusal)
     result.refused += 1
+    result.other_source += isinstance(error, OtherSource)
     if len(result.first_refusals) < FIRST_REFUSALS:
         result.first_refusals.append(refusal)
-
-
-def _prune(listing: ImageList, known: Mapping[str, IndexedFile], sink: Sink) -> int:
-    listed = {image.id for image in listing.images}
-    root = listing.root.absolute()
-    # Only what came from under this root: points that were indexed from another folder are not ours to delete.
-    gone = [id_ for id_, each in known.items() if id_ not in listed and Path(each.source.path).is_relative_to(root)]
-    return sink.delete(gone) if gone else 0

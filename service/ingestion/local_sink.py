@@ -18,9 +18,8 @@ from service.embedding.embedder import Answer, Embedder
 from service.embedding.models import start_model
 from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.ingest import Ingest
-from service.ingestion.sinks import IndexedFile
 from service.library.library import Collection, Library
-from service.points import Keep
+from service.points import Keep, Stored
 from service.settings import Settings
 
 _LEAST_QUEUE_IMAGES = 256  # more than the job ever has under way: its own queue never refuses it
@@ -55,13 +54,9 @@ class LocalSink:
         self._collection = collection
         self._embedder = embedder
 
-    def known(self) -> Mapping[str, IndexedFile]:
-        """Return what was indexed from files before, by id."""
-        return {
-            id_: IndexedFile(stored.content_hash, stored.label, stored.source)
-            for id_, stored in self._collection.sources().items()
-            if stored.source is not None
-        }
+    def known(self) -> Mapping[str, Stored]:
+        """Return the points that are there, by id: those that were indexed from files, and those that came over REST."""
+        return self._collection.stored()
 
     def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
         """Embed and store images, replacing other content under their ids; return when that is durable.

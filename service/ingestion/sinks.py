@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.ingestion.incoming import Incoming, PutResult
-from service.points import Source
+from service.points import Source, Stored
 
 
 @dataclass(frozen=True)
-class IndexedFile:
-    """A file that was indexed before, as its collection has it."""
+class IndexedFile(Stored):
+    """A point that came from a file, as its collection has it."""
 
-    content_hash: bytes
-    label: str | None
     source: Source
 
 
 class Sink(Protocol):
     """Where points go: a collection of this process, or one behind HTTP. `put` is called from several threads at once."""
 
-    def known(self) -> Mapping[str, IndexedFile]:
-        """Return what was indexed from files before, by id."""
+    def known(self) -> Mapping[str, Stored]:
+        """Return the points that are there, by id: those that were indexed from files, and those that came over REST."""
 
     def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
-        """Embed and store images, replacing other content under their ids; return when that is durable."""
+        """Embed and store images, replacing other content under their ids; return when that is durable.
+
+        An item without image or vector says that the content is as it is stored, and only what else it holds is new.
+        """
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete points; return how many there were."""

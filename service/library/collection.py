@@ -168,9 +168,9 @@ class Collection:
         with self._database.snapshot() as connection:
             return self._records.picture(connection, id)
 
-    def stored(self, ids: Sequence[str]) -> dict[str, Stored]:
-        """Return content hash, label and source of those of these ids that are there."""
-        return self._stored(Ids(tuple(ids)))
+    def stored(self, ids: Sequence[str] | None = None) -> dict[str, Stored]:
+        """Return content hash, label and source of those of these ids that are there, or of every point."""
+        return self._stored(EVERYTHING if ids is None else Ids(tuple(ids)))
 
     def sources(self) -> dict[str, Stored]:
         """Return content hash, label and source of every point that came from a file."""
