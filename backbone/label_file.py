@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import itertools
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from backbone.errors import DataInvalid
-from backbone.kept_text import MAX_LABEL_CHARS, fault_of
 from backbone.text_file import is_text, read_lines
 from backbone.written_path import LONGEST_SHOWN, Readings, WrittenPaths, bare, shown
 
@@ -23,6 +23,7 @@ _PATH_HEADS = frozenset(
 )
 _LABEL_HEADS = frozenset(("label", "labels", "class", "classes", "class_name", "category", "target", "tag", "species"))
 _SHOWN = 3  # names in a line
+_MAX_LABEL_CHARS = 512  # the store's rule, which `service.points` has; a label beyond it would cost the image
 
 
 class Row(NamedTuple):
@@ -145,10 +146,23 @@ def _agreed(file: Path, matched: Iterable[tuple[Row, str]]) -> dict[str, str]:
                 f"{label[:LONGEST_SHOWN]!r}; keep one."
             )
         if label:
-            if (fault := fault_of(label, MAX_LABEL_CHARS)) is not None:
-                raise DataInvalid(f"{file}, row {row.number}: the label {fault}.")
-            by_id[id_] = label
+            by_id[id_] = _kept(file, row.number, label)
     return by_id
+
+
+def _kept(file: Path, number: int, label: str) -> str:
+    """Return a label that the store will take: no control characters, no lone surrogates (bytes that are not UTF-8)."""
+    if len(label) > _MAX_LABEL_CHARS:
+        raise DataInvalid(
+            f"{file}, row {number}: the label has {len(label):,} characters; up to {_MAX_LABEL_CHARS} are kept."
+        )
+    bad = next((character for character in label if unicodedata.category(character) in ("Cc", "Cs")), None)
+    if bad is not None:
+        raise DataInvalid(
+            f"{file}, row {number}: the label contains the character U+{ord(bad):04X}, which cannot be kept; leave it out, and save "
+            "the file as UTF-8."
+        )
+    return label
 
 
 def _no_fit(file: Path, astray: Sequence[Row], ids: Sequence[str], root: Path) -> str:

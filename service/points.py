@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +13,6 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from backbone.kept_text import MAX_LABEL_CHARS, fault_of
 from service.errors import (
     DimensionMismatch,
     InvalidId,
@@ -29,6 +29,7 @@ Vector = npt.NDArray[np.float32]  # [D], unit length once stored
 Payload = dict[str, Any]  # a JSON object
 
 MAX_ID_CHARS = 512  # longer than any sane relative path, short enough for a URL
+MAX_LABEL_CHARS = 512  # the same, so that a file path can serve as a label
 MAX_SOURCE_CHARS = 4096  # Linux' PATH_MAX
 COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")  # safe in a URL and in a file name as it stands
 
@@ -245,8 +246,13 @@ def check_collection_name(value: object) -> str:
 def _text(value: object, max_chars: int, what: str, error: type[ServiceError]) -> str:
     if not isinstance(value, str):
         raise error(f"The {what} must be a string.")
-    if (fault := fault_of(value, max_chars)) is not None:
-        raise error(f"The {what} {fault}.")
+    if not 1 <= len(value) <= max_chars:
+        raise error(f"The {what} has {len(value)} characters; 1 to {max_chars} are allowed.")
+    # Cc: control characters; Cs: lone surrogates, which no UTF-8 text can hold (they come from undecodable file names)
+    if not value.isascii() or not value.isprintable():
+        bad = next((c for c in value if unicodedata.category(c) in ("Cc", "Cs")), None)
+        if bad is not None:
+            raise error(f"The {what} contains the character U+{ord(bad):04X}, which cannot be kept; leave it out.")
     return value
 
 
