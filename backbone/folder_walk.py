@@ -95,7 +95,10 @@ class FolderWalk:
             return False
         if name.lower().endswith(self.scope.endings):
             return True
-        if is_system_file(name):
+        path = self.root.joinpath(*parts, name)
+        if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114 - those of Path raise where they cannot look
+            self.left_out.broken_links.append("/".join((*parts, name)))
+        elif is_system_file(name):
             self.left_out.system[name.strip()] += 1
         else:
             self.left_out.add_file(name)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from backbone.errors import DataInvalid
 from backbone.text_file import is_text, read_lines
-from backbone.written_path import LONGEST_SHOWN, Readings, WrittenPaths, bare, shown
+from backbone.written_path import LONGEST_SHOWN, Readings, WrittenPaths, shown
 
 _DELIMITERS = (",", ";", "\t")  # the format's own first; the others are what spreadsheets and exports write
 _PATH_HEADS = frozenset(
@@ -139,7 +139,7 @@ def _agreed(file: Path, matched: Iterable[tuple[Row, str]]) -> dict[str, str]:
     first: dict[str, Row] = {}
     for row, id_ in matched:
         before = first.setdefault(id_, row)
-        label, other = bare(row.label), bare(before.label)
+        label, other = _text_of(row.label), _text_of(before.label)
         if label != other:
             raise DataInvalid(
                 f"{file}, rows {before.number} and {row.number} give {shown(id_)} the labels {other[:LONGEST_SHOWN]!r} and "
@@ -148,6 +148,13 @@ def _agreed(file: Path, matched: Iterable[tuple[Row, str]]) -> dict[str, str]:
         if label:
             by_id[id_] = _kept(file, row.number, label)
     return by_id
+
+
+def _text_of(cell: str) -> str:
+    """Return a label without the blanks around it; a quote behind blanks was no quote to the reader."""
+    label = cell.strip()
+    quoted = cell[:1].isspace() and len(label) > 1 and label[0] == label[-1] == '"'
+    return label[1:-1].replace('""', '"').strip() if quoted else label
 
 
 def _kept(file: Path, number: int, label: str) -> str:

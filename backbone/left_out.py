@@ -19,6 +19,9 @@ class LeftOut:
     endings: Counter[str] = field(default_factory=Counter)
     system: Counter[str] = field(default_factory=Counter)  # files and folders that systems leave, by name
     excluded: Counter[str] = field(default_factory=Counter)  # files and folders by the pattern that they fit
+    broken_links: list[str] = field(
+        default_factory=list
+    )  # with no image's ending: perhaps folders that are not mounted
 
     def add_file(self, name: str) -> None:
         """Count a file by its ending."""
@@ -28,6 +31,9 @@ class LeftOut:
     def __str__(self) -> str:
         """Return one line, the most frequent first; empty where nothing was left out."""
         parts = [_by_ending(self.endings)] if self.endings else []
+        if self.broken_links:
+            links = "1 link" if len(self.broken_links) == 1 else f"{len(self.broken_links):,} links"
+            parts.append(f"{links} to nothing ({_some(self.broken_links)})")
         if count := self.system.total():
             parts.append(f"{_entries(count)} of the system ({_some(_ordered(self.system))})")
         if count := self.excluded.total():

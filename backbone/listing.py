@@ -62,9 +62,10 @@ class ImageList:
         notes += [f"nothing is left out by exclude ({text})" for text in idle]
         notes += self.remarks
         if self._is_split():
+            one = next((name for name in self.classes if name.lower().startswith("train")), self.classes[0])
             notes.append(
                 f"the folders are the parts of a split, so the labels are {' and '.join(self.classes)}; to label by the folders "
-                f"inside of them, name one of them ({self.root / self.classes[0]}), or switch labels off"
+                f"inside of them, name one of them ({self.root / one}), or switch labels off"
             )
         return tuple(notes)
 
@@ -122,7 +123,7 @@ def list_images(
 def _must_exist(source: Path) -> None:
     try:
         source.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise PathMissing(f"{source} does not exist; name a folder of images or a list file.") from error
     except OSError as error:
         raise StorageFailed(f"cannot read {source}: {error.strerror}; check the path and its permissions.") from error
@@ -134,7 +135,7 @@ def _from_folder(folder: Path, scope: Scope) -> NamedFiles:
 
 
 def _labels(given: str | Path, ids: Sequence[str], root: Path) -> FileLabels:
-    if isinstance(given, Path):
-        return read_labels(given, ids, root)
+    if isinstance(given, Path) or given not in ("folders", "none"):
+        return read_labels(Path(given), ids, root)
     folders = (id_.split("/") for id_ in ids if given == "folders")
     return FileLabels({"/".join(parts): parts[0] for parts in folders if len(parts) > 1}, ())

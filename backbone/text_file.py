@@ -49,7 +49,7 @@ def is_text(line: str) -> bool:
 def _bytes_of(file: Path, otherwise: str) -> bytes:
     try:
         return file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise PathMissing(f"{file} does not exist; {otherwise}.") from error
     except IsADirectoryError as error:
         raise DataInvalid(f"{file} is a directory; {otherwise}.") from error

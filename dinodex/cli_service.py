@@ -106,8 +106,7 @@ def index(
     from service.ingestion.job import index_folder, stopping_on_sigterm
 
     taken = _formats(formats, remote=url is not None)
-    given = labels if labels in ("folders", "none") else Path(labels)
-    listing = list_images(source, formats=taken, labels=given, exclude=exclude or ())
+    listing = list_images(source, formats=taken, labels=labels, exclude=exclude or ())
     for note in listing.notes:
         typer.echo(note, err=True)
     with stopping_on_sigterm() as stop:

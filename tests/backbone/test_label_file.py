@@ -112,6 +112,11 @@ def test_u03_commas_may_stand_in_labels_and_paths(photos: Path) -> None:
     assert labels(listed(photos, '"b,c.jpg","Doe, ""J"""\n')) == {"b,c.jpg": 'Doe, "J"'}
 
 
+def test_u03_quotes_in_a_label_stay(photos: Path) -> None:
+    content = 'a.jpg, \'x\'\ncat/1.JPG,"""y"""\ncat/Zoë.jpg,  "Doe, ""Z"""\n'
+    assert labels(listed(photos, content)) == {"a.jpg": "'x'", "cat/1.JPG": '"y"', "cat/Zoë.jpg": 'Doe, "Z"'}
+
+
 def test_u03_a_name_as_it_stands_goes_before_any_reading_of_it(photos: Path) -> None:
     for name in ("photos/a.jpg", "cat\\1.JPG", " a.jpg", "A.jpg"):
         (photos / name).parent.mkdir(exist_ok=True)

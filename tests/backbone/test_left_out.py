@@ -46,6 +46,15 @@ def test_u06_an_image_left_out_by_the_formats_is_counted_too(tmp_path: Path) -> 
     assert list_images(tmp_path).left_out.endings.total() == 0
 
 
+def test_u06_a_link_to_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "roll2").symlink_to(tmp_path / "not mounted")
+    assert list_images(tmp_path).notes == ("left out: 1 link to nothing (cat/roll2)",)
+    (tmp_path / "not mounted").mkdir()
+    assert list_images(tmp_path).notes == ()
+
+
 def test_u06_where_nothing_is_left_the_error_says_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "@eaDir").mkdir()
     for name in ("a.PSD", "b.PSD", "c.mov"):

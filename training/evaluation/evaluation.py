@@ -7,6 +7,7 @@ same images. Neighbours as in DINO's evaluation (Caron et al. 2021, arXiv:2104.1
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,8 +100,8 @@ def evaluate(
     validation: Path,
     cache: Path | None = None,
     seed: int = 0,
-    exclude: Sequence[str] = (),
     say: Say = lambda _: None,
+    exclude: Sequence[str] = (),
 ) -> Evaluation:
     """Score an artifact: the training images are the memory, the validation images the questions.
 
@@ -110,8 +111,8 @@ def evaluate(
         validation: another.
         cache: where vectors are kept for the next time; None keeps none.
         seed: of the probe's held-out part and of k-means.
-        exclude: patterns of paths that are left out of both folders.
         say: prints a line when images have to be embedded, and what a listing left out.
+        exclude: patterns of paths that are left out of both folders.
 
     Raises:
         PathMissing, StorageFailed, DataInvalid, ArtifactInvalid: see `backbone.errors`.
@@ -163,7 +164,8 @@ def _list(source: Path, exclude: Sequence[str], say: Say) -> _Listed:
     notes = []
     if beside := len(found) - len(images):
         notes.append(f"{source}: left out because they are in no class folder: {beside:,} of {len(found):,} images.")
-    folders = {path.name for path in source.iterdir() if path.is_dir()} if source.is_dir() else set()
+    # Path.is_dir raises where a link leads to what cannot be looked at.
+    folders = {path.name for path in source.iterdir() if os.path.isdir(path)} if source.is_dir() else set()  # noqa: PTH112
     if empty := sorted(name for name in folders - set(found.classes) if found.scope.enters([name])):
         notes.append(f"{source}: class folders without images: {_some(empty)}.")
     return _Listed(source, images, notes)
