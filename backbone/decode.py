@@ -10,6 +10,7 @@ conversion, which are part of an artifact's fingerprint (`DECODE_RULES`):
 - WhiteIsZero is inverted, whatever its bits and order (`backbone/tiff.py`).
 - CMYK and YCCK (Adobe's inverted kind too), YCbCr, LAB, HSV and palettes convert as Pillow does, without colour profiles.
 - 32-bit integer and float images are refused: their range is not known.
+- HEIC and AVIF are turned and mirrored as their own properties say, whatever EXIF says beside, and come in 8 bits.
 - Of an animation, the first frame. A truncated file is refused, never filled with grey.
 """
 
@@ -37,12 +38,13 @@ from backbone.errors import (
     UnsupportedImageType,
     UnsupportedMode,
 )
+from backbone.formats import ALL_FORMATS as ALL_FORMATS
+from backbone.formats import INSTALLED_FORMATS, PILLOW_NAMES, image_format, load_decoders
+from backbone.formats import SERVICE_FORMATS as SERVICE_FORMATS
+from backbone.heif import check_boxes
 from backbone.jpeg import Outline, outline
 from backbone.png import whitening
 from backbone.tiff import finished, readable, unreadable
-
-SERVICE_FORMATS = ("JPEG", "PNG", "WEBP")  # what strangers may send: the three formats that the web uses
-ALL_FORMATS = (*SERVICE_FORMATS, "TIFF", "BMP", "GIF")  # what an owner's own folder may hold
 
 # Every block of 8 x 8 pixels takes at least one bit of Huffman code, in a progressive image, too (the first scan of its means has no
 # runs). Where there are fewer, libjpeg fills what is missing with grey. Arithmetic coding has no such bound: a blank image of any size
@@ -61,19 +63,6 @@ DECODE_RULES: dict[str, Any] = {
 # As `warnings` keeps it. Pillow's remarks on odd metadata are of no use here.
 _PILLOW_IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
-_SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
-    ("JPEG", 0, b"\xff\xd8\xff"),
-    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
-    ("WEBP", 8, b"WEBP"),
-    ("GIF", 0, b"GIF87a"),
-    ("GIF", 0, b"GIF89a"),
-    ("TIFF", 0, b"II*\x00"),
-    ("TIFF", 0, b"MM\x00*"),
-    ("TIFF", 0, b"II+\x00"),  # BigTIFF
-    ("TIFF", 0, b"MM\x00+"),
-    ("BMP", 0, b"BM"),
-)
-
 
 @dataclass(frozen=True)
 class DecodeLimits:
@@ -85,7 +74,7 @@ class DecodeLimits:
     max_aspect: int = 100  # a longer strip has no centre crop worth the name, and its resize would be huge
     max_scans: int = 100  # cameras write up to 10; each scan of a bomb costs 6 ms of one core
     max_chunks: int = 1_000  # beside those of pixels: 20 MiB of metadata are 320 full segments; an empty one costs 5 us
-    formats: tuple[str, ...] = ALL_FORMATS
+    formats: tuple[str, ...] = INSTALLED_FORMATS
 
 
 def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = None) -> Image.Image:
@@ -107,11 +96,14 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
     _ignore_pillow_warnings()
     kind = check_signature(data, limits)
     check_chunks(data, kind, limits.max_chunks)
+    if kind in ("AVIF", "HEIC"):
+        check_boxes(data, limits.max_chunks)
+        load_decoders((kind,))
     jpeg = outline(data, limits.max_scans, limits.max_chunks) if kind == "JPEG" else None
     with refusals():
         if kind == "TIFF":
             return to_rgb(_tiff(data, limits))
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+        with Image.open(io.BytesIO(data), formats=[PILLOW_NAMES.get(kind, kind)]) as image:
             _check_header(image, limits, jpeg)
             if kind == "JPEG":
                 image.decodermaxblock = len(data)  # in pieces, libjpeg reads a run of 0xFF anew with every piece
@@ -151,14 +143,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def image_format(data: bytes) -> str | None:
-    """Return the format whose signature `data` carries (of ALL_FORMATS), or None; reads a few bytes and parses nothing."""
-    for name, offset, magic in _SIGNATURES:
-        if data[offset : offset + len(magic)] == magic and (name != "WEBP" or data[:4] == b"RIFF"):
-            return name
-    return None
 
 
 def check_signature(data: bytes, limits: DecodeLimits) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbone.decode import ALL_FORMATS
 from backbone.errors import DataInvalid, PathMissing, StorageFailed
 from backbone.exclude_pattern import ExcludePattern
 from backbone.folder_walk import FolderWalk, Scope
+from backbone.formats import ENDINGS_OF_HEIF, INSTALLED_FORMATS, hint_for
 from backbone.label_file import FileLabels, read_labels
 from backbone.left_out import LeftOut
 from backbone.list_file import NamedFiles, read_list
@@ -26,6 +26,7 @@ _ENDINGS = {
     "TIFF": (".tif", ".tiff"),
     "BMP": (".bmp",),
     "GIF": (".gif",),
+    **ENDINGS_OF_HEIF,
 }
 
 
@@ -58,6 +59,7 @@ class ImageList:
     def notes(self) -> tuple[str, ...]:
         """Return what a person has to know about this listing, a line each: what was left out, and labels that may not be meant."""
         notes = [str(self.left_out)] if str(self.left_out) else []
+        notes += sorted({hint for ending in self.left_out.endings if (hint := hint_for(ending)) is not None})
         idle = [pattern.text for pattern in self.scope.exclude if not self.left_out.excluded[pattern.text]]
         notes += [f"nothing is left out by exclude ({text})" for text in idle]
         notes += self.remarks
@@ -83,7 +85,7 @@ class ImageList:
 
 def list_images(
     source: Path,
-    formats: tuple[str, ...] = ALL_FORMATS,
+    formats: tuple[str, ...] = INSTALLED_FORMATS,
     labels: str | Path = "folders",
     exclude: Sequence[str] = (),
 ) -> ImageList:

@@ -69,7 +69,9 @@ def index(
     labels: Annotated[str, typer.Option(help="folders, none, or a CSV file of path,label.")] = "folders",
     formats: Annotated[
         str | None,
-        typer.Option(help="Formats, such as jpeg,png,tiff. Default: all with --data, jpeg,png,webp with --url."),
+        typer.Option(
+            help="Formats, such as jpeg,png,heic. Default: all that are read here with --data, jpeg,png,webp with --url."
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
@@ -167,15 +169,14 @@ def _check_prefix(prefix: str) -> None:
 
 
 def _formats(given: str | None, *, remote: bool) -> tuple[str, ...]:
-    from backbone.decode import ALL_FORMATS, SERVICE_FORMATS
+    from backbone.formats import INSTALLED_FORMATS, SERVICE_FORMATS, formats_named
 
     if given is None:
-        return SERVICE_FORMATS if remote else ALL_FORMATS
-    named = tuple(name.strip().upper().replace("JPG", "JPEG") for name in given.split(","))
-    if unknown := [name for name in named if name not in ALL_FORMATS]:
-        known = ", ".join(ALL_FORMATS).lower()
-        raise typer.BadParameter(f"{unknown[0].lower()!r} is not one of {known}", param_hint="--formats")
-    return named
+        return SERVICE_FORMATS if remote else INSTALLED_FORMATS
+    try:
+        return formats_named(given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--formats") from error
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from backbone.decode import SERVICE_FORMATS, DecodeLimits
+from backbone.decode import DecodeLimits
+from backbone.formats import SERVICE_FORMATS, formats_named
 from service.errors import SettingsInvalid
 from service.key_text import header_key, read_key_file
 
@@ -150,6 +151,13 @@ class Settings(BaseSettings):
         "matrix' bytes, three times a form's, four times others', and what the values in JSON become. More are refused with 503, or "
         "413 where one alone is too much. Default: 1 GiB, four of the largest bodies, or 250 photographs of 2 MB.",
     )
+    formats: Annotated[tuple[str, ...], NoDecode] = Field(
+        SERVICE_FORMATS,
+        min_length=1,
+        description="Formats of images that are taken, separated by commas: jpeg, png, webp, tiff, bmp, gif, avif, and heic where "
+        "`dinodex[heif]` is installed. Default: jpeg,png,webp, what browsers send; each further decoder is a library of C that meets "
+        "the bytes of strangers.",
+    )
     max_image_bytes: Count = Field(
         20 * MiB, description="Bytes of one encoded image. Default: 20 MiB; a 50-megapixel photograph stays below."
     )
@@ -242,6 +250,11 @@ class Settings(BaseSettings):
             raise ValueError(f"a path that the service has itself ({', '.join(_OWN_PATHS)}); choose another first part")
         return prefix
 
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _known_formats(cls, given: object) -> object:
+        return formats_named(given) if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_request_images > self.queue_images:
@@ -295,15 +308,15 @@ class Settings(BaseSettings):
         except ValueError:
             return False
 
-    def decode_limits(self, formats: tuple[str, ...] = SERVICE_FORMATS) -> DecodeLimits:
-        """Return what an image of these formats, by default those that strangers may send, may cost."""
+    def decode_limits(self, formats: tuple[str, ...] | None = None) -> DecodeLimits:
+        """Return what an image of these formats, by default those that the service takes, may cost."""
         return DecodeLimits(
             max_bytes=self.max_image_bytes,
             max_pixels=self.max_pixels,
             max_side=self.max_side,
             max_scans=self.max_scans,
             max_chunks=self.max_chunks,
-            formats=formats,
+            formats=self.formats if formats is None else formats,
         )
 
 

@@ -30,6 +30,8 @@ def _shown(default: object) -> str:
         return "none"
     if isinstance(default, bool):
         return "1" if default else "0"
+    if isinstance(default, tuple):
+        return ",".join(default).lower()
     return f"{default:,}" if isinstance(default, int) and default >= 10_000 else str(default)
 
 

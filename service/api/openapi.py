@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from backbone.formats import MEDIA_TYPES, SERVICE_FORMATS
 from service.api import openapi_examples, openapi_schemas, requests
 from service.api.openapi_schemas import FILTER, PAYLOAD
 from service.api.responses import OpenAiError, Problem
@@ -18,7 +19,7 @@ from service.http.problems import MEDIA_TYPE
 _REF = "#/components/schemas/{model}"
 _JSON_PARAMETERS = {"filter": {"anyOf": [FILTER, {"type": "null"}]}, "payload": {"anyOf": [PAYLOAD, {"type": "null"}]}}
 _BINARY = {"type": "string", "format": "binary"}
-_IMAGES = ("image/jpeg", "image/png", "image/webp")
+_IMAGES = tuple(MEDIA_TYPES[name] for name in SERVICE_FORMATS)
 _REF_PROBLEM = {"$ref": _REF.format(model=Problem.__name__)}
 _WHEN = {
     400: "The request cannot be read.",
@@ -100,6 +101,7 @@ def install(app: FastAPI) -> None:
             add_examples = _examples_for(app)
             for operation in _operations(document):
                 _add_receipt(operation)
+                _offer_images(operation, _formats(app))
                 _describe_json_parameters(operation)
                 add_examples(operation)
             document["security"] = [{"bearer": []}, {"header": []}]
@@ -129,6 +131,24 @@ def _add_receipt(operation: dict[str, Any]) -> None:
         shape = operation["responses"]["401"]["content"]
         for status in (400, 408, 413, 503):
             operation["responses"].setdefault(str(status), {"description": _WHEN[status], "content": shape})
+
+
+def _formats(app: FastAPI) -> tuple[str, ...]:
+    service = getattr(app.state, "service", None)
+    return SERVICE_FORMATS if service is None else service.settings.formats
+
+
+def _offer_images(operation: dict[str, Any], formats: tuple[str, ...]) -> None:
+    """Have a body that may be a raw image be one of the formats that this service takes."""
+    content = operation.get("requestBody", {}).get("content", {})
+    offered: dict[str, Any] = {}
+    for kind, schema in content.items():
+        if kind == _IMAGES[0]:  # in place of all of them
+            offered |= {MEDIA_TYPES[name]: {"schema": _BINARY} for name in formats}
+        elif kind not in _IMAGES:
+            offered[kind] = schema
+    if content:
+        operation["requestBody"]["content"] = offered
 
 
 def _describe_json_parameters(operation: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from backbone.decode import DecodeLimits, decode, refusals
 from backbone.errors import ImageRefused
+from backbone.formats import load_decoders
 from backbone.preprocess import Preprocess
 from service.concurrency.child_process import end_with
 
@@ -32,6 +33,8 @@ SQUARE, THUMBNAIL = 1, 2  # bits of what is wanted
 DECODED, REFUSED = 0, 1  # what came of it
 STARTED = b"started\n"  # last on standard error, once an image can be decoded; what is before it says why none can
 BYTES_PER_PIXEL = 20  # at most at once, 4 each: grey with alpha, RGBA, the white beneath it, both composited, and RGB
+# At most at once, of 10 bits: 8 as luma, chroma and alpha, 8 as RGBA, and 4 each as bytes and those above.
+HEIF_BYTES_PER_PIXEL = 32
 SPARE_BYTES = 256 * 2**20  # for the encoded image, tables of the decoders, and what they take beside the pixels
 _THUMBNAIL_QUALITY = 85  # Pillow's and most cameras' trade of bytes for looks
 
@@ -108,7 +111,8 @@ def thumbnail(image: Image.Image, longer_side_px: int) -> bytes:
 
 def memory_of_an_image(limits: DecodeLimits) -> int:
     """Return the bytes that decoding one image may take, beside what the process has."""
-    return BYTES_PER_PIXEL * limits.max_pixels + 2 * limits.max_bytes + SPARE_BYTES
+    bytes_per_pixel = HEIF_BYTES_PER_PIXEL if {"AVIF", "HEIC"} & set(limits.formats) else BYTES_PER_PIXEL
+    return bytes_per_pixel * limits.max_pixels + 2 * limits.max_bytes + SPARE_BYTES
 
 
 def limit_memory(limits: DecodeLimits, address_space: Callable[[], int]) -> None:
@@ -132,9 +136,11 @@ def _leave_standard_error() -> None:
 
 def main(task: Task) -> None:
     """Answer whoever holds the other end of the standard input, which is a socket."""
+    limits = DecodeLimits(**{**task.limits, "formats": tuple(task.limits["formats"])})
     Image.init()  # its plugins, before anything is limited
+    load_decoders(limits.formats)
     if sys.platform == "linux":
-        limit_memory(DecodeLimits(**{**task.limits, "formats": ()}), _address_space)
+        limit_memory(limits, _address_space)
     _leave_standard_error()
     with socket.socket(fileno=0) as connection:
         serve(connection, task)

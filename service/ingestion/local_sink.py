@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
 from backbone.artifact import load_artifact
-from backbone.decode import ALL_FORMATS
+from backbone.formats import INSTALLED_FORMATS
 from service.embedding.embedder import Answer, Embedder
 from service.embedding.models import start_model
 from service.ingestion.incoming import Incoming, PutResult
@@ -81,7 +81,7 @@ class LocalSink:
 
 @contextmanager
 def open_local_sink(
-    settings: Settings, collection: str, keep: Keep | None = None, formats: tuple[str, ...] = ALL_FORMATS
+    settings: Settings, collection: str, keep: Keep | None = None, formats: tuple[str, ...] = INSTALLED_FORMATS
 ) -> Iterator[LocalSink]:
     """Open a data directory and its artifact for the batch job; the collection is made where it is missing.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 import pytest
 import structlog
+from pictures import encoded, picture
 from processes import ServiceProcess, service_process
 
 from backbone.errors import ArtifactInvalid, DirectoryLocked, PathMissing
@@ -204,6 +205,23 @@ def test_the_openapi_document_is_complete(client: TestClient) -> None:
                 shape = "json" if path.startswith(("/v1/embeddings", "/v1/models")) else "problem+json"
                 assert f"application/{shape}" in operation["responses"]["401"]["content"], where
                 assert "security" not in operation, where
+
+
+def test_u06_a_service_that_is_told_so_takes_further_formats_and_its_document_says_which(
+    make_client: Callable[..., TestClient],
+) -> None:
+    avif, gif = encoded(picture(), "AVIF"), encoded(picture(), "GIF")
+    client = make_client(formats="jpeg,avif,tiff")
+    content = client.get("/openapi.json").json()["paths"]["/v1/embed"]["post"]["requestBody"]["content"]
+    assert [kind for kind in content if kind.startswith("image/")] == ["image/jpeg", "image/avif", "image/tiff"]
+    for data in (avif, encoded(picture(), "TIFF")):
+        assert client.post("/v1/embed", content=data, headers={"content-type": "image/avif"}).status_code == 200
+    assert client.put("/v1/collections/c").status_code == 201
+    put = client.put("/v1/collections/c/points/a", content=avif, headers={"content-type": "image/avif"})
+    assert put.status_code == 200
+    refused = client.post("/v1/embed", content=gif, headers={"content-type": "image/gif"})
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_image_type")
+    assert "accepted are JPEG, AVIF, TIFF" in refused.json()["detail"]
 
 
 def test_starting_and_stopping_leaves_nothing_open(make_settings: Callable[..., Settings]) -> None:

@@ -51,6 +51,20 @@ def test_the_limits_of_an_image_are_those_of_the_settings_and_its_formats_those_
     assert settings.decode_limits(ALL_FORMATS) == replace(limits, formats=ALL_FORMATS)
 
 
+def test_u06_the_formats_that_strangers_may_send_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DINODEX_FORMATS", "jpg, png,avif")
+    assert load_settings(**NEEDED).decode_limits().formats == ("JPEG", "PNG", "AVIF")
+    for text, problem in (
+        ("jpeg,svg", "'svg' is not one of jpeg, png, webp, tiff, bmp, gif, avif, heic"),
+        (" ", "is not one of"),
+    ):
+        with pytest.raises(SettingsInvalid, match=f"DINODEX_FORMATS.*{problem}"):
+            load_settings(**NEEDED, formats=text)
+    monkeypatch.setattr("backbone.formats.INSTALLED_FORMATS", ALL_FORMATS)
+    with pytest.raises(SettingsInvalid, match=r"'heic' needs a decoder .*dinodex\[heif\]"):
+        load_settings(**NEEDED, formats="jpeg,heic")
+
+
 def test_a_request_larger_than_the_queue_is_refused_at_the_start() -> None:
     assert load_settings(**NEEDED, queue_images=64, max_request_images=64).queue_images == 64
     with pytest.raises(SettingsInvalid, match="never be admitted"):

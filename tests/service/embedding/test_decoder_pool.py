@@ -35,6 +35,7 @@ from backbone.errors import (
     TooManyPixels,
     UnsupportedImageType,
 )
+from backbone.formats import INSTALLED_FORMATS, PILLOW_NAMES, load_decoders
 from backbone.preprocess import Preprocess
 from service.embedding import decoder_pool, decoder_worker
 from service.embedding.decoder_pool import Decoders
@@ -395,3 +396,22 @@ def test_closing_leaves_no_process_and_no_descriptor() -> None:
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert descriptors() == opened
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("kind", [name for name in ("AVIF", "HEIC") if name in INSTALLED_FORMATS])
+def test_u06_a_decoder_reads_heic_and_avif_where_its_limits_let_it(kind: str) -> None:
+    load_decoders((kind,))
+    image = encoded(picture(300, 200), PILLOW_NAMES.get(kind, kind))
+    with decoders() as strict, pytest.raises(UnsupportedImageType, match="accepted are JPEG, PNG, WEBP"):
+        strict.decode(image)
+    limits = DecodeLimits(formats=(*SERVICE_FORMATS, kind))
+    with decoders(limits=limits) as made:
+        both = made.decode(image, thumbnail=True)
+        assert both.square is not None
+        np.testing.assert_array_equal(both.square, PREPROCESS.square(decode(image, limits, cover=PREPROCESS.resize)))
+        assert both.thumbnail is not None
+        assert decode(both.thumbnail).size == (64, 43)
+        assert made.restarts == 0
+        with pytest.raises(ImageRefused):
+            made.decode(image[: len(image) // 2])
+        assert made.restarts == 0
