@@ -23,6 +23,8 @@ from typing import Self
 from backbone.errors import DirectoryLocked, OutputNotEmpty, PathMissing, StorageFailed
 
 LOCK_NAME = ".dinodex.lock"
+# Modes before the umask: of what anybody may see whom the umask lets, and of what is its owner's alone.
+PLAIN_FOLDER, PRIVATE_FOLDER, PRIVATE_FILE = 0o777, 0o700, 0o600
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # what `_beside` makes
 
 
@@ -74,12 +76,13 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_directory(path: Path, *, replace: bool = False, mode: int = PLAIN_FOLDER) -> Iterator[Path]:
     """Yield an empty directory that becomes `path` when the block ends well, and vanishes when it does not.
 
     Args:
         path: where the directory shall be; nothing or an empty directory may be there.
         replace: let a directory that is there be replaced.
+        mode: who may enter it and what is made above it, before the umask.
 
     Raises:
         OutputNotEmpty: something is there and `replace` is false.
@@ -88,8 +91,8 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     refuse_non_empty(path, replace=replace)
     temporary = _beside(path)
     try:
-        make_directory(path.parent)
-        temporary.mkdir()
+        make_directory(path.parent, mode)
+        temporary.mkdir(mode)
         yield temporary
         _sync_tree(temporary)
         _swap_in(temporary, path)
@@ -129,15 +132,15 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: Path, mode: int = PLAIN_FOLDER) -> None:
     """Make a directory and what is missing above it; each name is flushed, so that none is lost with what it will hold.
 
-    Raises OSError.
+    `mode` says who may enter what is made, before the umask. Raises OSError.
     """
     if path.is_dir():
         return
-    make_directory(path.parent)
-    path.mkdir(exist_ok=True)
+    make_directory(path.parent, mode)
+    path.mkdir(mode, exist_ok=True)
     sync_directory(path.parent)
 
 
@@ -187,16 +190,16 @@ def _let_go_in_child() -> None:
 os.register_at_fork(after_in_child=_let_go_in_child)
 
 
-def lock_directory(path: Path) -> DirectoryLock:
-    """Take the directory `path` for this process, creating it where it is missing.
+def lock_directory(path: Path, mode: int = PLAIN_FOLDER) -> DirectoryLock:
+    """Take the directory `path` for this process, creating it (with `mode`, before the umask) where it is missing.
 
     Raises:
         DirectoryLocked: another process (or another open lock of this one) holds it.
         StorageFailed: the directory cannot be created or written.
     """
     try:
-        make_directory(path)
-        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        make_directory(path, mode)
+        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     except OSError as error:
         raise _storage_failed("write", path, error) from error
     try:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from backbone.durable import make_directory, write_file
+from backbone.durable import PRIVATE_FILE, PRIVATE_FOLDER, make_directory, write_file
 from backbone.errors import StorageFailed
 from service.errors import InvalidName, KeyConflict, KeyMissing, KeysInvalid
 
@@ -115,8 +115,8 @@ def _locked_keys(data: Path, create: bool = False) -> Iterator[dict[str, Key]]:
     """Yield the keys by name, alone; write what is left of them. `create`: make the directory where it is missing."""
     try:
         if create:
-            make_directory(data)
-        descriptor = os.open(data / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            make_directory(data, PRIVATE_FOLDER)
+        descriptor = os.open(data / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     except OSError as error:
         raise StorageFailed(f"{data} cannot be written ({error.strerror}); check --data.") from error
     try:
@@ -126,6 +126,6 @@ def _locked_keys(data: Path, create: bool = False) -> Iterator[dict[str, Key]]:
         yield keys
         if keys != before:
             held = {"format": _FORMAT, "keys": [asdict(keys[name]) for name in sorted(keys)]}
-            write_file(data / KEYS_NAME, json.dumps(held, indent=2).encode(), mode=0o600)
+            write_file(data / KEYS_NAME, json.dumps(held, indent=2).encode(), mode=PRIVATE_FILE)
     finally:
         os.close(descriptor)

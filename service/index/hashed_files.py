@@ -1,4 +1,4 @@
-"""Hashed files: written once, and known by their size and sha256."""
+"""Hashed files: written once, known by their size and sha256, and their owner's alone, as the vectors that they hold are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+from backbone.durable import PRIVATE_FILE
+
 FLUSH_BYTES = 64 * 2**20  # written between two flushes: a commit that waits behind one waits for tens of milliseconds
 
 
@@ -15,7 +17,7 @@ class HashedFile:
     """A new file, which remembers what is written to it and flushes often, so that no single flush takes long."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("xb")
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE), "wb")
         self._digest = hashlib.sha256()
         self._size = self._flushed = 0
 

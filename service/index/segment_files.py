@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backbone.durable import new_directory, write_file
+from backbone.durable import PRIVATE_FILE, PRIVATE_FOLDER, new_directory, write_file
 from service.index.approximate import ApproximateIndex, SearchEffort
 from service.index.build_worker import INDEX, VECTORS, Built
 from service.index.hashed_files import describe, write_hashed
@@ -107,7 +107,7 @@ def write(
     are written `into` another file, it makes the file of all vectors of them. Raises StorageFailed, SegmentRejected, and what `build`
     and the blocks raise; nothing of it stays then.
     """
-    with new_directory(path) as folder:
+    with new_directory(path, mode=PRIVATE_FOLDER) as folder:
         written = write_hashed(folder / into, (_bytes(block, "<f4") for block in blocks))
         files = {ROWS: write_hashed(folder / ROWS, [_bytes(rows, "<i8")])}
         built = build(folder)
@@ -124,7 +124,7 @@ def write(
             "reach": None if effort is None else asdict(effort),
             "files": files,
         }
-        write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+        write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode(), mode=PRIVATE_FILE)
     try:
         return _opened(path, identity.dimension, len(rows), int(rows[-1]), effort)
     except (OSError, RuntimeError) as error:

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from backbone.durable import DirectoryLock, lock_directory
+from backbone.durable import PRIVATE_FOLDER, DirectoryLock, lock_directory
 from backbone.machine import usable_cores
 from service.errors import CollectionConflict, CollectionMissing, FingerprintMismatch
 from service.index import segment_files
@@ -33,6 +33,7 @@ from service.library.jobs import Jobs
 from service.library.recovery import start
 from service.points import Keep, check_collection_name
 from service.store.database import DATABASE_NAME, INDEX_FOLDER, Database
+from service.store.privacy import check_directory, take_possession
 from service.store.purge import start_purge
 from service.store.records import read_epoch
 from service.store.stored_vectors import read_vectors
@@ -66,15 +67,18 @@ class Library:
     def open(cls, data_dir: Path, threads: int = 0) -> Self:
         """Open the library in a directory, making both where they are missing; FAISS gets `threads`, 0 for all cores.
 
-        Raises backbone's DirectoryLocked where another process holds it and StorageFailed where it cannot be made;
-        LibraryInvalid where it holds something else or is damaged, StorageFailed and StorageFull for the disk.
+        What is made is its owner's alone. Raises backbone's DirectoryLocked where another process holds it and StorageFailed where it
+        cannot be made; LibraryInvalid where it holds something else or is damaged, StorageFailed and StorageFull for the disk, and
+        where a part of it cannot be written.
         """
         with contextlib.ExitStack() as undo:
-            lock = lock_directory(data_dir)
+            index_folder, threads = data_dir / INDEX_FOLDER, threads or usable_cores()
+            check_directory(data_dir)
+            lock = lock_directory(data_dir, PRIVATE_FOLDER)
             undo.callback(lock.release)
+            take_possession(data_dir / DATABASE_NAME, index_folder)
             database = Database(data_dir / DATABASE_NAME)
             undo.callback(database.close)
-            index_folder, threads = data_dir / INDEX_FOLDER, threads or usable_cores()
             builder = Builder(database, index_folder, threads)
             undo.callback(builder.close)
             library = cls(lock, database, builder, index_folder, threads)

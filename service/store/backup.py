@@ -1,7 +1,7 @@
 """Backups of the library: copies that are made while a service writes to it, compared with their checksums, and put back.
 
-A copy is one SQLite file that stands alone. It holds one snapshot of the library: every write that was acknowledged before the
-copying began, and no half of another one.
+A copy is one SQLite file that stands alone, readable for its owner only. It holds one snapshot of the library: every write that was
+acknowledged before the copying began, and no half of another one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbone.durable import lock_directory, sync_directory
+from backbone.durable import PRIVATE_FOLDER, lock_directory, sync_directory
 from backbone.errors import DirectoryLocked, OutputNotEmpty, PathMissing
 from service.errors import LibraryInvalid, StorageFailed
 from service.store.database import DATABASE_NAME, INDEX_FOLDER, opening_error
 from service.store.integrity import inspect
 from service.store.migrations import APPLICATION_ID, migrate
+from service.store.privacy import LOGS, create_private
 
 STEP_PAGES = 4096  # copied at a time, 32 MB: between two steps Ctrl-C is heard
 
@@ -76,7 +77,7 @@ def restore(file: Path, data_dir: Path, replace: bool = False) -> Copied:
     if not file.is_file():
         raise PathMissing(f"{file} does not exist; check the path.")
     target = data_dir / DATABASE_NAME
-    with _file_errors(file), lock_directory(data_dir):
+    with _file_errors(file), lock_directory(data_dir, PRIVATE_FOLDER):
         if target.exists() and not replace:
             raise OutputNotEmpty(
                 f"{data_dir} holds a library; name another directory, or put it in its place with --replace."
@@ -125,18 +126,19 @@ def _retire(library: Path) -> None:
                 raise
             except sqlite3.DatabaseError:
                 pass  # too damaged to be read, which is why it is replaced
-    for suffix in ("-wal", "-shm", "-journal"):
+    for suffix in LOGS:
         library.with_name(library.name + suffix).unlink(missing_ok=True)
     sync_directory(library.parent)
 
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """Yield a name beside `path` for a file that becomes `path` when the block ends well, and vanishes when it does not."""
+    """Yield an empty private file beside `path` that becomes `path` when the block ends well, and vanishes when it does not."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp*"):
         leftover.unlink(missing_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
     try:
+        create_private(temporary)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -26,6 +26,7 @@ from service.errors import (
 )
 from service.store.connections import BUSY_TIMEOUT_S, DAMAGED, Readers, connect, is_disk_error
 from service.store.migrations import check_schema, migrate
+from service.store.privacy import create_private
 
 DATABASE_NAME = "library.sqlite3"
 INDEX_FOLDER = "index"  # what is derived: it may be deleted while the library is closed, and is built again
@@ -87,6 +88,7 @@ class Database:
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         with contextlib.ExitStack() as undo:
             try:
+                create_private(path)
                 self._writer = connect(path)
                 undo.callback(self._writer.close)
                 _prepare(self._writer)

@@ -1,0 +1,94 @@
+"""The privacy of a data directory: labels, vectors and pictures are for its owner, as the file of keys is.
+
+What dinodex makes there only its owner may read, whatever the umask. What an older version or a copy by hand left readable for
+everybody is closed when the library is opened; what is open to a group, and to nobody else, somebody meant, and it stays. A
+directory that is there already keeps its mode: it may hold more than a library. What this process could not write is named before
+anything begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from backbone.durable import LOCK_NAME, PRIVATE_FILE
+from service.errors import StorageFailed
+
+LOGS = ("-wal", "-shm", "-journal")  # SQLite's files beside a database, which it makes with the database's mode
+_OTHERS = 0o007
+
+log = structlog.get_logger("service")
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file for its owner alone, where there is none: SQLite would make it by the umask."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
+
+
+def check_directory(directory: Path) -> None:
+    """Raise StorageFailed where a data directory is there, and this process may not write it."""
+    _check_writable(directory, directory / LOCK_NAME)
+
+
+def take_possession(database: Path, index: Path) -> None:
+    """Close what everybody may read of a library whose directory is held: its database, its index.
+
+    Raises StorageFailed for what this process may not write.
+    """
+    paths = [path for path in (*_files(database), index, *sorted(index.rglob("*"))) if path.exists()]
+    _check_writable(*paths)
+    for path in paths:
+        _close_to_others(path)
+
+
+def _files(database: Path) -> Iterator[Path]:
+    yield database
+    yield from (database.with_name(database.name + ending) for ending in LOGS)
+
+
+def _check_writable(*paths: Path) -> None:
+    for path in paths:
+        if os.access(path, os.F_OK):
+            _check_one(path)
+
+
+def _check_one(path: Path) -> None:
+    wanted = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+    if os.access(path, wanted, effective_ids=os.access in os.supports_effective_ids):
+        return
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise StorageFailed(
+            f"{path} lies on a file system that is mounted read-only; mount it for writing, or name another directory."
+        )
+    owner = path.stat().st_uid
+    if owner == os.geteuid():
+        raise StorageFailed(
+            f"{path} may not be read and written by its owner; give the permissions back with chmod u+rwX."
+        )
+    raise StorageFailed(
+        f"{path} belongs to {_user(owner)}, and {_user(os.geteuid())}, who runs this, may not write it; "
+        f"run it as {_user(owner)}, or give the directory to who runs it with chown -R."
+    )
+
+
+def _user(number: int) -> str:
+    try:
+        return f"the user {pwd.getpwuid(number).pw_name} ({number})"
+    except KeyError:  # as in a container
+        return f"the user {number}"
+
+
+def _close_to_others(path: Path) -> None:
+    mode = path.stat().st_mode & 0o777
+    if not mode & _OTHERS:
+        return
+    try:
+        path.chmod(mode & 0o700)
+    except OSError:  # another owner's, who lets us write
+        log.warning("readable_for_everybody", path=str(path), detail="only its owner can close it with chmod go=")
