@@ -1,7 +1,7 @@
 """The ASGI application, wired from its settings. What is open while it runs is in `lifespan`.
 
-Around the framework, from the outside: the prefix of a proxy (`paths`); request id and log (`request_log`); the end of connections when
-the service stops (`draining`); who is let in (`gate`: the key, the end of the service, room for what is asked); bodies in gzip
+Around the framework, from the outside: the prefix of a proxy (`paths`); request id and log (`request_log`); who is let in (`gate`: the
+key, the end of the service, room for what is asked); the last answers of a service that stops (`draining`); bodies in gzip
 (`content_coding`); the limits of a body (`body_limits`); paths as they were sent (`paths`); the shape of 413.
 """
 
@@ -81,8 +81,8 @@ class Application(FastAPI):
         decoded = ContentCoding(limited, self.settings.max_body_bytes)
         key_check = KeyCheck(self._keyring, RateLimiter(self.settings.rate_per_s))
         # In this order: who has no key learns nothing of the service, and who is told that it stops need not ask for room.
-        gate = Gate(decoded, key_check, self.drain.refusal, overload_refusal)
-        return RootPath(RequestLog(ClosingAnswers(gate, self.drain), self.metrics), self.settings.root_path)
+        gate = Gate(ClosingAnswers(decoded, self.drain), key_check, self.drain.refusal, overload_refusal)
+        return RootPath(RequestLog(gate, self.metrics), self.settings.root_path)
 
 
 def create_app(settings: Settings) -> Application:

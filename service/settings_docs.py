@@ -26,7 +26,7 @@ def page() -> str:
 
 
 def _shown(default: object) -> str:
-    if default is None:
+    if default is None or default == "":
         return "none"
     if isinstance(default, bool):
         return "1" if default else "0"

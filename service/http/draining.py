@@ -41,7 +41,7 @@ class Drain:
 
 
 class ClosingAnswers:
-    """ASGI middleware: while the service stops, each answer is the last of its connection.
+    """ASGI middleware inside of the gate: when the service stops, what still runs has the last answer of its connection.
 
     A proxy then takes the connection out of its pool, instead of sending a request into it at the moment in which it ends. Health
     checks, which are only asked again, keep theirs.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -27,15 +26,19 @@ def standard(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def lines(text: str, width: int, end: str) -> str:
+    return end.join(text[start : start + width] for start in range(0, len(text), width))
+
+
 def url_safe(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode()
 
 
 FORMS: dict[str, Callable[[bytes], str]] = {
     "strict": standard,
-    "the shell's": lambda data: "\n".join(textwrap.wrap(standard(data), 76)) + "\n",
-    "MIME's": lambda data: "\r\n".join(textwrap.wrap(standard(data), 76)) + "\r\n",
-    "OpenSSL's": lambda data: "\n".join(textwrap.wrap(standard(data), 64)) + "\n",
+    "the shell's": lambda data: lines(standard(data), 76, "\n") + "\n",
+    "MIME's": lambda data: lines(standard(data), 76, "\r\n") + "\r\n",
+    "OpenSSL's": lambda data: lines(standard(data), 64, "\n") + "\n",
     "a blank and a tab": lambda data: " " + standard(data)[:5] + "\t" + standard(data)[5:] + " ",
     "of URLs": url_safe,
     "of URLs without padding": lambda data: url_safe(data).rstrip("="),
@@ -52,9 +55,7 @@ FORMS: dict[str, Callable[[bytes], str]] = {
     "data URI, escapes in small letters": lambda data: (
         "data:image/png;base64," + standard(data).replace("+", "%2b").replace("/", "%2f").replace("=", "%3d")
     ),
-    "data URI of URLs, in lines": lambda data: (
-        " data:image/png;base64,\n" + "\n".join(textwrap.wrap(url_safe(data), 76))
-    ),
+    "data URI of URLs, in lines": lambda data: " data:image/png;base64,\n" + lines(url_safe(data), 76, "\n"),
 }
 
 
