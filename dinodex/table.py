@@ -28,8 +28,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     from rich.text import Text
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=UNLIMITED)
+    if not console.file.isatty():  # whatever FORCE_COLOR says of it
+        console = Console(highlight=False, width=UNLIMITED, height=1)
     table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=all(_is_number(row[index]) for row in rows))

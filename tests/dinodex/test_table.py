@@ -62,10 +62,11 @@ def unfolded(table: str, column: int = 0) -> str:
     return "".join(line.split("│")[1 + column].strip() for line in table.splitlines() if line.count("│") == 4)
 
 
-@pytest.mark.parametrize("columns", ["", "40"])
-def test_u21_a_pipe_gets_whole_ids(columns: str) -> None:
+@pytest.mark.parametrize("environment", [{}, {"COLUMNS": "40"}, {"FORCE_COLOR": "1", "TERM": "dumb"}], ids=str)
+def test_u21_a_pipe_gets_whole_ids(environment: dict[str, str]) -> None:
+    table = piped(rows_of(*LONG, "x" * 512), **environment)
     for id_ in (*LONG, "x" * 512):
-        assert f" {id_} " in piped(rows_of(*LONG, "x" * 512), COLUMNS=columns)
+        assert f" {id_} " in table
 
 
 def test_u21_a_terminal_folds_what_does_not_fit() -> None:
