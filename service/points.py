@@ -51,11 +51,16 @@ PutStatus = Literal["created", "unchanged", "replaced"]
 
 @dataclass(frozen=True)
 class Source:
-    """The file an indexed point came from: its path, size in bytes and modification time, to see whether it changed."""
+    """The file an indexed point came from: its path, size in bytes and modification time, to see whether it changed.
+
+    `mounted` says whether it lay on another file system than the folder that was indexed, None where that is not known: then its
+    disk may be missing when it is not found.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    mounted: bool | None = None
 
 
 @dataclass(frozen=True)

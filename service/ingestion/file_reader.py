@@ -49,7 +49,8 @@ class FileReader:
         ours = there is None or self._is_ours(there, image, status)
         if there is not None and ours and there.label == image.label and _same_file(there, status):
             return None
-        source = Source(self.folder.path_of(image.id), status.st_size, kept_time(status.st_mtime_ns))
+        mounted = image.path.parent.stat().st_dev != self.folder.device
+        source = Source(self.folder.path_of(image.id), status.st_size, kept_time(status.st_mtime_ns), mounted)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         if status.st_size > self.max_image_bytes:

@@ -31,7 +31,7 @@ def gone_points(
         known: the points that there were before the job.
         folder: the folder that the list's ids are relative to.
         prefix: points whose ids do not begin with it are left alone.
-        confirmed: take much that is gone, and folders that are empty, for deleted.
+        confirmed: take much that is gone, folders that are empty, and disks that are not there for deleted.
 
     Raises:
         SourceUnreachable: a folder, a link's target or a disk cannot be looked at, so nothing is known of its files.
@@ -49,6 +49,10 @@ def gone_points(
     gone = list(holders)
     if confirmed:
         return gone
+    seen_again = {_parent(relative) for relative in ours.values() if relative in listed}
+    for id_, holder in holders.items():
+        if _parent(ours[id_]) not in seen_again:
+            _check_disk_is_there(folder, holder, known[id_])
     for holder in sorted(set(holders.values())):
         _check_not_a_mount_point(folder, holder, ours.values())
     if len(gone) > max(1, MOST_GONE * len(looked_for)):
@@ -78,6 +82,22 @@ def _missing_from(folder: SourceFolder, relative: str) -> Path | None:
         if stat.S_ISDIR(status.st_mode) is (path == file):
             return path.parent  # a folder that became a file, or a file that became a folder
     return None
+
+
+def _parent(relative: str) -> str:
+    return relative.rpartition("/")[0]
+
+
+def _check_disk_is_there(folder: SourceFolder, holder: Path, point: Stored) -> None:
+    """Refuse where a file was on another disk than its source, and the folder that should hold it is on that of the source.
+
+    Not asked of a folder of which files are found again: then its files were copied to where they are now.
+    """
+    if point.source is not None and point.source.mounted and holder.stat().st_dev == folder.device:
+        raise SourceUnreachable(
+            f"nothing was pruned: {point.source.path} was on a disk that is not in {holder} now;"
+            " mount it, or say --yes if its files are meant to be gone."
+        )
 
 
 def _check_not_a_mount_point(folder: SourceFolder, holder: Path, relatives: Iterable[str]) -> None:

@@ -29,6 +29,7 @@ class SourceFolder:
             status = root.stat()
         except OSError as error:
             raise SourceUnreachable(f"{root} cannot be looked at ({error.strerror}); mount its disk.") from error
+        self.device = status.st_dev
         self._identity = status.st_dev, status.st_ino
         self.path = _kept_path(root)
         self._below = str(self.path / "_")[:-1]  # with one separator at its end, also where it is the root of all

@@ -166,7 +166,13 @@ PICTURED = (
 # Points say since then whether their picture has a checksum (`service/store/point_rows.py`), which an older dinodex takes for damage.
 SUMMED = SEAL
 
-MIGRATIONS = (POINTS, CLUSTERINGS, JOBS, FIELDS, CHECKSUMS, IDENTITY, TALLIES, PICTURED, SUMMED)
+MOUNTED = (
+    # Whether a file lay on another file system than its source. NULL for points from before, whose checksums stay as they are.
+    "ALTER TABLE points ADD COLUMN source_mounted INTEGER",
+    *SEAL,
+)
+
+MIGRATIONS = (POINTS, CLUSTERINGS, JOBS, FIELDS, CHECKSUMS, IDENTITY, TALLIES, PICTURED, SUMMED, MOUNTED)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

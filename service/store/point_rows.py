@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from service.errors import LibraryInvalid
 
-COLUMNS = "row, collection, id, content_hash, label, payload, source_path, source_size, source_mtime_ns, pictured"
+COLUMNS = "row, collection, id, content_hash, label, payload, source_path, source_size, source_mtime_ns, pictured, source_mounted"
 
 WITHOUT_SUM, WITH_SUM = 1, 2  # a picture from before pictures had checksums, and a later one
 _PICTURED = {0: "", WITHOUT_SUM: "pictured", WITH_SUM: "pictured with its checksum"}
@@ -32,6 +32,7 @@ class PointRow(NamedTuple):
     source_size: int | None
     source_mtime_ns: int | None
     pictured: int
+    source_mounted: int | None
 
 
 def checksum(
@@ -45,16 +46,19 @@ def checksum(
     source_size: int | None,
     source_mtime_ns: int | None,
     pictured: int = 0,
+    source_mounted: int | None = None,
 ) -> int:
     """Return the CRC-32 of a row. Its number is part of it: content that turns up under another row is damage too.
 
-    That of a row without a picture is as it was before rows said so.
+    That of a row without a picture is as it was before rows said so, and so is that of a row that does not know `source_mounted`.
     """
     # no text of a row is empty or holds U+0000, so that no two rows are written alike
     text = (
         f"{row}\0{collection}\0{id_}\0{label or ''}\0{payload or ''}\0{source_path or ''}\0"
         f"{source_size}\0{source_mtime_ns}\0{_PICTURED.get(pictured, pictured)}"
     )
+    if source_mounted is not None:
+        text += f"\0{source_mounted}"
     return zlib.crc32(content_hash, zlib.crc32(text.encode()))
 
 

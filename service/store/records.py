@@ -19,6 +19,7 @@ from service.store.filters import Condition, Filter
 from service.store.point_rows import COLUMNS, WITH_SUM, PointRow, bytes_of, checksum, damaged, is_whole, read_rows
 
 EVERYTHING = Filter()
+_SOURCE_COLUMNS = ("source_path", "source_size", "source_mtime_ns", "source_mounted")
 FIRST_BLOCK = 4  # times the page: as many points are looked at before a filter is asked for all that it selects
 PAGE_BLOCK = 4096  # points looked at in each further step: a few milliseconds
 
@@ -123,13 +124,13 @@ class Records:
                 r.content_hash,
                 None if isinstance(r.label, Unset) else r.label,
                 None if isinstance(r.payload, Unset) else r.payload,
-                *_source_columns(r.source),
-                0 if r.picture is None else WITH_SUM,
+                pictured=0 if r.picture is None else WITH_SUM,
+                **_source_columns(r.source),
             )
             for row, r in enumerate(records, start=first)
         ]
         connection.executemany(
-            f"INSERT INTO points ({COLUMNS}, crc32) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own names
+            f"INSERT INTO points ({COLUMNS}, crc32) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own names
             [(*row, checksum(*row)) for row in rows],
         )
         blobs = [vector.tobytes() for vector in vectors.astype("<f4", copy=False)]
@@ -297,12 +298,9 @@ def _amend(connection: sqlite3.Connection, changes: Sequence[tuple[PointRow, Poi
     fields = [(there, new) for there, new in changes if there.payload != new.payload]
     erase_fields(connection, [there.row for there, _ in fields if there.payload is not None])
     connection.executemany(
-        "UPDATE points SET label = ?, payload = ?, source_path = ?, source_size = ?, source_mtime_ns = ?, crc32 = ?"
-        " WHERE row = ?",
-        [
-            (new.label, new.payload, new.source_path, new.source_size, new.source_mtime_ns, checksum(*new), new.row)
-            for _, new in changes
-        ],
+        "UPDATE points SET label = :label, payload = :payload, source_path = :source_path, source_size = :source_size,"
+        " source_mtime_ns = :source_mtime_ns, source_mounted = :source_mounted, crc32 = :crc32 WHERE row = :row",
+        [{**new._asdict(), "crc32": checksum(*new)} for _, new in changes],
     )
     write_fields(connection, [new.row for _, new in fields if new.payload is not None])
     return np.array(sorted(new.row for _, new in changes), np.int64)
@@ -316,8 +314,7 @@ def _amended(there: PointRow, record: Record) -> PointRow:
     if not isinstance(record.payload, Unset):
         changes["payload"] = record.payload
     if record.source is not None:
-        path, size, mtime_ns = _source_columns(record.source)
-        changes |= {"source_path": path, "source_size": size, "source_mtime_ns": mtime_ns}
+        changes |= _source_columns(record.source)
     return there._replace(**changes)
 
 
@@ -330,14 +327,18 @@ def _inheriting(there: PointRow, record: Record) -> Record:
     )
 
 
-def _source_columns(source: Source | None) -> tuple[str | None, int | None, int | None]:
-    return (None, None, None) if source is None else (source.path, source.size, source.mtime_ns)
+def _source_columns(source: Source | None) -> dict[str, Any]:
+    if source is None:
+        return dict.fromkeys(_SOURCE_COLUMNS)
+    mounted = None if source.mounted is None else int(source.mounted)  # as it is read again, for the checksum
+    return dict(zip(_SOURCE_COLUMNS, (source.path, source.size, source.mtime_ns, mounted), strict=True))
 
 
 def _source(row: PointRow) -> Source | None:
     if row.source_path is None or row.source_size is None or row.source_mtime_ns is None:
         return None
-    return Source(row.source_path, row.source_size, row.source_mtime_ns)
+    mounted = None if row.source_mounted is None else bool(row.source_mounted)
+    return Source(row.source_path, row.source_size, row.source_mtime_ns, mounted)
 
 
 def _stored_point(row: PointRow) -> StoredPoint:

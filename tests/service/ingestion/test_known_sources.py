@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.points import NewPoint
+from service.points import NewPoint, Source
 
 if TYPE_CHECKING:
     from conftest import Photos
@@ -101,6 +101,17 @@ def test_u01_a_folder_that_moved_is_known_by_a_few_of_its_files(
     read = read_files(monkeypatch)
     assert photos.index(new).unchanged == 300
     assert 0 < len(read) <= 32
+
+
+def test_u01_files_of_a_disk_that_was_copied_are_looked_for_where_the_others_are(
+    photos: Photos, filled: Filled
+) -> None:
+    old = filled("a", *NAMES)
+    for name in NAMES:
+        photos.put(name, name.encode(), Source(f"{old}/{name}", len(name), 0, mounted=True))
+    new = old.rename(old.with_name("b"))
+    (new / NAMES[0]).unlink()
+    assert photos.index(new, prune=True).pruned == 1
 
 
 def test_u01_a_copy_of_a_folder_that_is_still_there_takes_nothing_from_it(photos: Photos, filled: Filled) -> None:

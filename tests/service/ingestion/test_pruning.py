@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from conftest import Photos
 
 Filled = Callable[..., Path]
+SHARED_MEMORY = Path("/dev/shm")  # a file system of its own, on Linux
 NAMES = [f"cat/{n:02}.png" for n in range(10)] + [f"dog/{n:02}.jpg" for n in range(10)]
 
 
@@ -132,6 +134,42 @@ def test_u01_an_empty_mount_point_where_points_had_been_stops_it(photos: Photos,
     assert prune(photos, source, formats=("PNG",)) is SourceUnreachable  # though it looks for one of the two alone
     assert prune(photos, source) is SourceUnreachable
     assert prune(photos, source, prune_many=True) == 2
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
+    if not SHARED_MEMORY.is_dir() or SHARED_MEMORY.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system")
+    folder = Path(tempfile.mkdtemp(dir=SHARED_MEMORY))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_u01_a_disk_is_missed_where_its_mount_point_went_or_holds_something_else(
+    photos: Photos, source: Path, other_disk: Path
+) -> None:
+    (other_disk / "1.png").write_text("on the disk")
+    (source / "disk").symlink_to(other_disk)  # stands for a mount, which takes root
+    photos.index(source)
+    (source / "disk").unlink()
+    result = photos.index(source, prune=True)
+    assert isinstance(result.not_pruned, SourceUnreachable)
+    assert f"{source}/disk/1.png" in str(result.not_pruned)
+    (source / "disk").mkdir()
+    (source / "disk/2.png").write_text("copied while the disk was away")
+    assert prune(photos, source) is SourceUnreachable
+    shutil.rmtree(source / "disk")
+    assert prune(photos, source, prune_many=True) == 2
+
+
+def test_u01_a_file_that_went_from_a_disk_that_is_there_is_gone(photos: Photos, source: Path, other_disk: Path) -> None:
+    for name in ("1.png", "2.png"):
+        (other_disk / name).write_text(name)
+    (source / "disk").symlink_to(other_disk)
+    photos.index(source)
+    (other_disk / "1.png").unlink()
+    assert prune(photos, source) == 1
 
 
 def test_u01_a_link_to_an_empty_folder_stops_it_and_an_empty_folder_that_held_one_file_does_not(

@@ -127,6 +127,19 @@ def test_collections_do_not_see_each_other(database: Database, records: Records)
             records.point(connection, "a")
 
 
+def test_u01_a_point_says_whether_its_file_was_on_another_disk_or_that_it_does_not_know(
+    database: Database, records: Records
+) -> None:
+    for mounted in (True, False, None):
+        put(database, records, record("a", source=Source("a.png", 5, 6, mounted)))
+        with database.snapshot() as connection:
+            assert records.stored(connection, EVERYTHING)["a"].source == Source("a.png", 5, 6, mounted)
+    put(database, records, record("a", source=Source("a.png", 5, 6, True)))
+    database.write(lambda c: c.execute("UPDATE points SET source_mounted = 0"))
+    with database.snapshot() as connection, pytest.raises(LibraryInvalid, match="damaged"):
+        records.stored(connection, EVERYTHING)
+
+
 def test_a_dropped_collection_takes_no_points(database: Database, records: Records) -> None:
     database.write(lambda c: c.execute("DELETE FROM collections WHERE collection = 1"))
     with pytest.raises(CollectionMissing):
