@@ -90,8 +90,8 @@ def _beside(there: Stored, item: Incoming) -> Incoming | None:
         raise OtherSource(
             f"its id belongs to {whose}; give these files ids of their own with --id-prefix, or say --replace-sources."
         )
-    if there.source is not None and is_missing(there.source.path):
-        return item  # the picture moved here
+    if there.source is None or is_missing(there.source.path):
+        return item  # this folder was indexed over REST before, or the picture moved here
     if there.label == item.label:
         return None
     # its source stays that of the point, so that this file's end is not the point's

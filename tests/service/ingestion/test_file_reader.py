@@ -83,9 +83,22 @@ def test_u02_a_point_that_came_over_rest_is_another_source(photos: Photos, fille
     result = photos.index(folder)
     assert counts(result) == (1, 0, 1, 1)
     assert "came from no file" in result.first_refusals[0].detail
-    assert photos.files["DSC_1.jpg"] is None  # the same picture, but its file's end would not be its own
+    assert photos.files["DSC_0.jpg"] is None
     assert counts(photos.index(folder, replace_sources=True)) == (0, 1, 2, 0)
     assert photos.files == {name: f"{folder}/{name}" for name in NAMES}
+
+
+def test_u02_a_folder_that_was_indexed_over_rest_is_the_source_of_its_pictures_from_then_on(
+    photos: Photos, filled: Filled
+) -> None:
+    folder = filled("a", *NAMES)
+    for name in NAMES:
+        photos.put(name, name.encode())
+    assert counts(photos.index(folder)) == (0, 0, 3, 0)
+    (folder / "DSC_0.jpg").write_text("changed")
+    (folder / "DSC_1.jpg").unlink()
+    result = photos.index(folder, prune=True)
+    assert (counts(result), result.pruned) == ((0, 1, 1, 0), 1)
 
 
 def test_u02_the_same_picture_in_another_folder_is_unchanged_and_may_get_another_label(
