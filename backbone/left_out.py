@@ -19,9 +19,7 @@ class LeftOut:
     endings: Counter[str] = field(default_factory=Counter)
     system: Counter[str] = field(default_factory=Counter)  # files and folders that systems leave, by name
     excluded: Counter[str] = field(default_factory=Counter)  # files and folders by the pattern that they fit
-    broken_links: list[str] = field(
-        default_factory=list
-    )  # with no image's ending: perhaps folders that are not mounted
+    broken_links: list[str] = field(default_factory=list)  # perhaps to folders that are not mounted
 
     def add_file(self, name: str) -> None:
         """Count a file by its ending."""
