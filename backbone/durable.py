@@ -32,7 +32,7 @@ def write_file(path: Path, *parts: bytes | memoryview, verify: bool = False, mod
     """Replace `path` by `parts`, one after the other, atomically and durably.
 
     Args:
-        path: the file.
+        path: the file; where it is a symbolic link, what that leads to is replaced, and the link stays.
         parts: its bytes; large ones are not copied.
         verify: read the bytes back before the file gets its name.
         mode: who may read and write it, before the umask.
@@ -41,8 +41,10 @@ def write_file(path: Path, *parts: bytes | memoryview, verify: bool = False, mod
         StorageFailed: the disk refused, or gave other bytes back; what `path` held before is still there. Only where the very last
             step failed, the flush of the name, `path` holds the new bytes, and after a power cut either.
     """
-    temporary = _beside(path)
+    temporary: Path | None = None
     try:
+        target = _target(path)
+        temporary = _beside(target)
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             for part in parts:
                 file.write(part)
@@ -50,10 +52,11 @@ def write_file(path: Path, *parts: bytes | memoryview, verify: bool = False, mod
             os.fsync(file.fileno())
         if verify:
             _read_back(temporary, parts)
-        temporary.replace(path)
-        sync_directory(path.parent)
+        temporary.replace(target)
+        sync_directory(target.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise _storage_failed("write", path, error) from error
 
 
@@ -80,7 +83,7 @@ def new_directory(path: Path, *, replace: bool = False, mode: int = PLAIN_FOLDER
     """Yield an empty directory that becomes `path` when the block ends well, and vanishes when it does not.
 
     Args:
-        path: where the directory shall be; nothing or an empty directory may be there.
+        path: where the directory shall be; nothing or an empty directory may be there, or a symbolic link to them, which stays.
         replace: let a directory that is there be replaced.
         mode: who may enter it and what is made above it, before the umask.
 
@@ -89,14 +92,15 @@ def new_directory(path: Path, *, replace: bool = False, mode: int = PLAIN_FOLDER
         StorageFailed: the disk refused.
     """
     refuse_non_empty(path, replace=replace)
-    temporary = _beside(path)
+    target = Path(os.path.realpath(path))
+    temporary = _beside(target)
     try:
-        make_directory(path.parent, mode)
+        make_directory(target.parent, mode)
         temporary.mkdir(mode)
         yield temporary
         _sync_tree(temporary)
-        _swap_in(temporary, path)
-        sync_directory(path.parent)
+        _swap_in(temporary, target)
+        sync_directory(target.parent)
     except OSError as error:
         raise _storage_failed("write", path, error) from error
     finally:
@@ -104,11 +108,19 @@ def new_directory(path: Path, *, replace: bool = False, mode: int = PLAIN_FOLDER
 
 
 def refuse_non_empty(path: Path, *, replace: bool = False) -> None:
-    """Raise OutputNotEmpty if `path` is a file, or a directory that holds something besides a lock."""
-    if replace or not path.exists():
-        return
-    if not path.is_dir() or any(entry.name != LOCK_NAME for entry in path.iterdir()):
-        raise OutputNotEmpty(f"{path} is not empty; name another output directory, or empty this one.")
+    """Raise OutputNotEmpty if `path` is a file, or a directory that holds something besides a lock.
+
+    Raises also StorageFailed where no directory can be made or written there: before the work, and not after it.
+    """
+    try:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise OutputNotEmpty(f"{path} is a device or a pipe; name another output directory.")
+        used = path.is_file() or (path.is_dir() and any(entry.name != LOCK_NAME for entry in path.iterdir()))
+        if used and not replace:
+            raise OutputNotEmpty(f"{path} is not empty; name another output directory, or empty this one.")
+        _check_writable(_target(path))
+    except OSError as error:
+        raise _storage_failed("write", path, error) from error
 
 
 def read_file(path: Path) -> bytes:
@@ -139,6 +151,7 @@ def make_directory(path: Path, mode: int = PLAIN_FOLDER) -> None:
     """
     if path.is_dir():
         return
+    path = _target(path)
     make_directory(path.parent, mode)
     path.mkdir(mode, exist_ok=True)
     sync_directory(path.parent)
@@ -210,6 +223,25 @@ def lock_directory(path: Path, mode: int = PLAIN_FOLDER) -> DirectoryLock:
             f"{path} is in use by another dinodex process; stop that process, or name another directory."
         ) from error
     return DirectoryLock(descriptor)
+
+
+def _target(path: Path) -> Path:
+    """Return where a symbolic link leads, which need not exist; any other path as it is. Raise OSError for what cannot be replaced."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OSError(errno.EINVAL, "it is a device or a pipe")
+    return target
+
+
+def _check_writable(path: Path) -> None:
+    """Raise OSError where `path`, or the nearest directory above it that exists, cannot be written."""
+    nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, f"{nearest} cannot be written")
 
 
 def _beside(path: Path) -> Path:

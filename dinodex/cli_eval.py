@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,23 +53,22 @@ def evaluate(
     """
     if no_cache and cache is not None:
         raise typer.BadParameter("--cache and --no-cache contradict each other", param_hint="--no-cache")
-    from backbone.durable import write_file
-    from backbone.errors import PathMissing
+    from backbone.output import Output
     from training.evaluation import evaluate as run
     from training.evaluation.feature_cache import default_directory
 
-    if json_to not in (None, STDOUT) and not Path(json_to).parent.is_dir():  # before the work, not after it
-        raise PathMissing(f"{Path(json_to).parent} does not exist; name a file in a directory that does.")
     directory = None if no_cache else cache or default_directory()
-    result = run(
-        artifact, train, val, directory, seed, exclude=exclude or (), say=lambda line: typer.echo(line, err=True)
-    )
-    text = json.dumps(asdict(result), indent=2, ensure_ascii=False)
+    path = None if json_to is None or json_to == STDOUT else Path(json_to)
+    with nullcontext() if path is None else Output(path) as output:  # before the work, not after it
+        result = run(
+            artifact, train, val, directory, seed, exclude=exclude or (), say=lambda line: typer.echo(line, err=True)
+        )
+        if output is not None:
+            text = json.dumps(asdict(result), indent=2, ensure_ascii=False)
+            output.write(f"{text}\n".encode(errors=ESCAPED))
     if json_to == STDOUT:
         print_json(asdict(result))
         return
-    if json_to is not None:
-        write_file(Path(json_to), f"{text}\n".encode(errors=ESCAPED))
     _print(result)
 
 

@@ -54,6 +54,7 @@ def serve(
 
 
 def index(
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="A folder of images, a folder of class folders, or a .txt list.")
     ],
@@ -104,6 +105,10 @@ def index(
         raise typer.BadParameter("a service does not tell where its images came from; use --data", param_hint="--prune")
     if id_prefix:
         _check_prefix(id_prefix)
+    if report is not None:
+        from backbone.output import held_open
+
+        context.with_resource(held_open(report))  # before the work, not in the middle of it
     from backbone.listing import list_images
     from service.ingestion.job import index_folder, stopping_on_sigterm
 

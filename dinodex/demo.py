@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone import Artifact, ImageList, ListedImage, Preprocess, knn_accuracy, list_images
-from backbone.durable import read_file
+from backbone.durable import read_file, refuse_non_empty
 from backbone.embedding import embed_files
 from backbone.errors import ImageRefused, OutputNotEmpty
 from dinodex.collection import Collection
@@ -87,11 +88,13 @@ def run_demo(data: str | None, out: Path, say: Say, train_s: float = TRAIN_S) ->
 
 
 def _clear(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / MARK).exists():
             raise OutputNotEmpty(f"{out} is not empty and not a demo's; name another directory with --out.")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+        for entry in out.iterdir():  # and not the directory itself, which may be a symbolic link or a mounted disk
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    refuse_non_empty(out)  # also where it cannot be written
+    Path(os.path.realpath(out)).mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
 
 

@@ -102,7 +102,10 @@ def index_folder(
     begun = time.perf_counter()
     result = IndexResult()
     folder = SourceFolder(listing.root)
-    with RefusalReport(report) as refusals, ThreadPoolExecutor(CHUNKS_UNDER_WAY, thread_name_prefix="index") as pool:
+    with (
+        RefusalReport(report, stop) as refusals,
+        ThreadPoolExecutor(CHUNKS_UNDER_WAY, thread_name_prefix="index") as pool,
+    ):
 
         def ended(chunks: set[Future[Sequence[PutResult]]]) -> None:
             for chunk in chunks:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from backbone.errors import StorageFailed
+from backbone.output import open_stream, write_through
 
 
 @dataclass(frozen=True)
@@ -28,37 +31,40 @@ class Refusal:
 
 
 class RefusalReport:
-    """The file that refusals are written to while the job runs; without a path nothing is written. A context manager.
+    """The file, pipe or device that refusals are written to while the job runs; without a path nothing is. A context manager.
 
     Raises:
-        StorageFailed: the file cannot be written.
+        StorageFailed: it cannot be written.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, stop: threading.Event | None = None) -> None:
         self._path = path
-        self._file: TextIO | None = None
+        self._stop = stop or threading.Event()  # set, a reader that takes nothing is not waited for any more
+        self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
         if self._path is not None:
-            try:
-                # Buffered by the line: a job that was killed leaves whole lines.
-                self._file = self._path.open("w", encoding="utf-8", buffering=1)
-            except OSError as error:
-                raise self._failed(error) from error
+            self._descriptor = open_stream(self._path, self._stop.is_set)
+            if self._descriptor is None:
+                try:
+                    self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+                except OSError as error:
+                    raise self._failed(error) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
     def add(self, refusal: Refusal) -> None:
-        """Write `{"id", "code", "detail"}`."""
-        if self._file is None:
+        """Write `{"id", "code", "detail"}`: at once, so that a job that is killed leaves whole lines."""
+        if self._descriptor is None:
             return
+        line = json.dumps(asdict(refusal)) + "\n"
         try:
-            self._file.write(json.dumps(asdict(refusal)) + "\n")
+            write_through(self._descriptor, line.encode(), self._stop.is_set)
         except OSError as error:
             raise self._failed(error) from error
 

@@ -50,13 +50,18 @@ def backup(data_dir: Path, out: Path, force: bool = False) -> Copied:
     source = data_dir / DATABASE_NAME
     if not source.is_file():
         raise PathMissing(f"{data_dir} holds no library; check the path.")
-    if out.resolve().parent == data_dir.resolve():
+    file = Path(os.path.realpath(out))  # a symbolic link stays, and what it leads to is replaced
+    if file.parent == Path(os.path.realpath(data_dir)):
         raise OutputNotEmpty(f"{out} lies among the library's own files; name a file in another directory.")
+    if file.is_symlink() or (out.exists() and not out.is_file() and not out.is_dir()):
+        raise OutputNotEmpty(f"{out} is a pipe, a device or a link to itself, which holds no library; name a file.")
     if out.is_dir() or (out.exists() and not force):
         raise OutputNotEmpty(f"{out} exists; name another file, or replace it with --force.")
-    if not out.parent.is_dir():
-        raise PathMissing(f"{out.parent} does not exist; make the directory first.")
-    with _file_errors(source), _new_file(out) as temporary:
+    if not file.parent.is_dir():
+        raise PathMissing(f"{file.parent} does not exist; make the directory first.")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise StorageFailed(f"{file.parent} cannot be written; name a file in another directory.")
+    with _file_errors(source), _new_file(file) as temporary:
         points = _copy(source, temporary)
         return Copied(points, temporary.stat().st_size, _sha256(temporary))
 
@@ -76,7 +81,8 @@ def restore(file: Path, data_dir: Path, replace: bool = False) -> Copied:
     """
     if not file.is_file():
         raise PathMissing(f"{file} does not exist; check the path.")
-    target = data_dir / DATABASE_NAME
+    # it may be a symbolic link to another disk, and stays one
+    target = Path(os.path.realpath(data_dir / DATABASE_NAME))
     with _file_errors(file), lock_directory(data_dir, PRIVATE_FOLDER):
         if target.exists() and not replace:
             raise OutputNotEmpty(

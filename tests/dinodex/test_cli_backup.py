@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,39 @@ def test_a_backup_is_taken_from_a_library_in_use_and_restored_elsewhere(run: Run
     assert (code, restored) == (0, printed)
     with Library.open(tmp_path / "new") as library:
         assert library.collection("photos").count() == 1200
+
+
+@pytest.mark.parametrize("kind", ["pipe", "descriptor", "loop"])
+def test_u10_a_backup_replaces_no_pipe_and_no_device(run: Run, data: Path, tmp_path: Path, kind: str) -> None:
+    path, ends = tmp_path / kind, os.pipe()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(f"/dev/fd/{ends[1]}" if kind == "descriptor" else kind)
+    before = path.lstat()
+    code, out, err = run("backup", "--data", data, "--out", path, "--force")
+    assert (code, out) == (74, "")
+    assert is_one_sentence(err)
+    assert path.lstat() == before
+    for end in ends:
+        os.close(end)
+
+
+def test_u10_a_backup_and_a_library_are_replaced_where_a_link_leads(run: Run, data: Path, tmp_path: Path) -> None:
+    disk, link = tmp_path / "disk", tmp_path / "link"
+    disk.mkdir()
+    link.symlink_to(disk / "copy")
+    for force in ((), ("--force",)):
+        assert run("backup", "--data", data, "--out", link, *force)[0] == 0
+        assert link.is_symlink()
+    library = data / "library.sqlite3"
+    library.rename(disk / "library")
+    library.symlink_to(disk / "library")
+    assert run("restore", link, "--data", data, "--replace")[0] == 0
+    assert library.is_symlink()
+    assert sorted(path.name for path in disk.iterdir()) == ["copy", "library"]
+    with Library.open(data) as opened:
+        assert opened.collection("photos").count() == 1200
 
 
 def test_each_mistake_has_its_exit_code_and_the_next_good_command_works(run: Run, data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,32 @@ def test_a_table_has_one_row_for_each_figure_and_says_what_it_means(
     assert "16 training and 8 validation images in 2 classes" in out
     assert "k of 20 and 100 and 200: all 16 training images vote" in out
     assert "embedding 16 images" in err
+
+
+def test_u10_json_goes_through_a_pipe_and_to_where_a_link_leads(
+    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    assert run(tiny_artifact.path, *sides, "--json", f"/dev/fd/{writer}")[0] == 0
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as file:
+        assert json.load(file)["fingerprint"] == tiny_artifact.fingerprint
+    (tmp_path / "link").symlink_to("scores.json")
+    assert run(tiny_artifact.path, *sides, "--json", tmp_path / "link")[0] == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["fingerprint"] == tiny_artifact.fingerprint
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_u10_json_that_cannot_be_written_is_said_before_the_work(run: Run, sides: list[object], tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path, why in (
+        (tmp_path, "it is a directory"),
+        (tmp_path / "loop", "Too many levels"),
+        ("/dev/fd/999", "Bad file"),
+    ):
+        code, _, err = run(tmp_path / "no-artifact", *sides, "--json", path)
+        assert (code, err.count("\n")) == (74, 1)
+        assert why in err
 
 
 def test_json_goes_to_a_file_beside_the_table_or_alone_to_standard_output(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import socket
 import struct
@@ -11,8 +12,8 @@ import pytest
 from pictures import encoded, picture
 
 from backbone import list_images
-from backbone.errors import DataInvalid, OutputNotEmpty, PathMissing
-from dinodex import demo_data
+from backbone.errors import DataInvalid, OutputNotEmpty, PathMissing, StorageFailed
+from dinodex import demo, demo_data
 from dinodex.demo import run_demo
 from dinodex.demo_data import prepare
 from dinodex.demo_report import Curve, Picture, Row, read_curves, write_report
@@ -101,6 +102,33 @@ def test_a_directory_that_is_no_demo_s_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputNotEmpty, match="not a demo's"):
         run_demo(None, tmp_path, print)
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "loop"])
+def test_u10_what_is_no_directory_is_left_alone(photos: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / kind
+    if kind == "file":
+        out.write_text("precious")
+    elif kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to(kind)
+    before = out.lstat()
+    with pytest.raises((OutputNotEmpty, StorageFailed)):
+        run_demo(str(photos), out, say=print)
+    assert out.lstat() == before
+
+
+def test_u10_a_directory_is_cleared_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("disk/demo")
+    for _ in range(2):
+        demo._clear(tmp_path / "out")
+        (tmp_path / "out" / "run").mkdir()
+        (tmp_path / "out" / "link").symlink_to(tmp_path)
+        (tmp_path / "out" / "file").write_text("x")
+    demo._clear(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "disk" / "demo").iterdir()] == [demo.MARK]
+    assert (tmp_path / "out").is_symlink()
 
 
 def test_the_demo_runs_on_a_small_folder_and_may_run_again(photos: Path, tmp_path: Path) -> None:

@@ -177,6 +177,42 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_done(folder:
     assert sink.puts == 0
 
 
+def test_u10_a_report_to_a_pipe_is_written_line_by_line_and_the_job_ends(folder: Path) -> None:
+    (folder / "cat" / "bad.png").write_bytes(b"bad")
+    reader, writer = os.pipe()
+    assert counts(index_folder(list_images(folder), Memory(), report=Path(f"/dev/fd/{writer}"))) == (6, 0, 0, 1)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as lines:  # ends, since the job holds it no more
+        assert [json.loads(line)["id"] for line in lines] == ["cat/bad.png"]
+
+
+def test_u10_a_report_whose_reader_has_left_ends_the_job_with_a_sentence(folder: Path) -> None:
+    (folder / "cat" / "bad.png").write_bytes(b"bad")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(StorageFailed, match="Broken pipe"):
+        index_folder(list_images(folder), Memory(), report=Path(f"/dev/fd/{writer}"))
+    os.close(writer)
+
+
+def test_u10_a_job_that_is_stopped_waits_for_no_reader_of_its_report(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat" / "bad.png").write_bytes(b"bad")
+    os.mkfifo(tmp_path / "pipe")
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    with pytest.raises(StorageFailed, match="nobody reads it"):
+        index_folder(list_images(folder), Memory(), report=tmp_path / "pipe", stop=stop)
+
+
+def test_u10_a_report_is_written_anew_where_a_link_leads(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat" / "bad.png").write_bytes(b"bad")
+    (tmp_path / "target").write_text("before " * 1000)
+    (tmp_path / "report").symlink_to("target")
+    index_folder(list_images(folder), Memory(), report=tmp_path / "report")
+    assert json.loads((tmp_path / "target").read_text())["id"] == "cat/bad.png"
+    assert (tmp_path / "report").is_symlink()
+
+
 def test_prune_deletes_what_came_from_this_folder_and_is_gone(folder: Path, tmp_path: Path) -> None:
     sink = Memory()
     index_folder(list_images(folder), sink)
