@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from backbone.architecture import Architecture
 from backbone.durable import hash_file, read_file
 from backbone.errors import ArchitectureInvalid, ArtifactInvalid, PathMissing
 from backbone.factory import build
-from backbone.manifest import Manifest, weights_digest
+from backbone.manifest import Manifest, fingerprint, weights_digest
 from backbone.preprocess import Preprocess
+from backbone.value_range import ValueRange
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,15 +66,16 @@ class Artifact:
 
     path: Path
     manifest: Manifest
+    value_range: ValueRange | None = None  # given in place of the one that it was written with
 
     @property
     def fingerprint(self) -> str:
         """sha256 over weights, architecture, pooling and preprocess; equal fingerprints give comparable vectors."""
-        return self.manifest.fingerprint
+        return self.manifest.fingerprint if self.value_range is None else self.fingerprint_for(self.manifest.pooling)
 
     def fingerprint_for(self, output: str) -> str:
         """Return the fingerprint of vectors pooled otherwise than the manifest says (a pooling, or `patches`)."""
-        return self.manifest.fingerprint_for(output)
+        return fingerprint(self.manifest.weights_sha256, self.architecture, output, self.preprocess)
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -83,7 +85,7 @@ class Artifact:
     @cached_property
     def preprocess(self) -> Preprocess:
         """The way from image bytes to [3, H, W] float32; call it."""
-        return Preprocess.from_dict(self.manifest.preprocess)
+        return self._written if self.value_range is None else replace(self._written, value_range=self.value_range)
 
     @cached_property
     def model(self) -> Backbone:
@@ -118,7 +120,11 @@ class Artifact:
         Raises:
             SelfTestFailed: the worst cosine is lower.
         """
-        return golden.self_test(read_file(self.path / GOLDEN), self.preprocess, run, minimum_cosine)
+        return golden.self_test(read_file(self.path / GOLDEN), self._written, run, minimum_cosine)
+
+    @cached_property
+    def _written(self) -> Preprocess:
+        return Preprocess.from_dict(self.manifest.preprocess)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Read the weights: name -> array."""

@@ -9,7 +9,7 @@ conversion, which are part of an artifact's fingerprint (`DECODE_RULES`):
 - Transparency (LA, RGBA, palettes with alpha, a PNG's transparent colour) is composited over white, as a browser shows it.
 - WhiteIsZero is inverted, whatever its bits and order (`backbone/tiff.py`).
 - CMYK and YCCK (Adobe's inverted kind too), YCbCr, LAB, HSV and palettes convert as Pillow does, without colour profiles.
-- 32-bit integer and float images are refused: their range is not known.
+- 32-bit integer and float images are refused: their range is not known, unless it is given (`ValueRange`), as it may be of 16-bit grey.
 - HEIC and AVIF are turned and mirrored as their own properties say, whatever EXIF says beside, and come in 8 bits.
 - Of an animation, the first frame. A truncated file is refused, never filled with grey.
 """
@@ -44,7 +44,8 @@ from backbone.formats import SERVICE_FORMATS as SERVICE_FORMATS
 from backbone.heif import check_boxes
 from backbone.jpeg import Outline, outline
 from backbone.png import whitening
-from backbone.tiff import finished, readable, unreadable
+from backbone.tiff import WHITE, Tiff, finished, readable, unreadable
+from backbone.value_range import ValueRange
 
 # Every block of 8 x 8 pixels takes at least one bit of Huffman code, in a progressive image, too (the first scan of its means has no
 # runs). Where there are fewer, libjpeg fills what is missing with grey. Arithmetic coding has no such bound: a blank image of any size
@@ -77,7 +78,12 @@ class DecodeLimits:
     formats: tuple[str, ...] = INSTALLED_FORMATS
 
 
-def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = None) -> Image.Image:
+def decode(
+    data: bytes,
+    limits: DecodeLimits | None = None,
+    cover: int | None = None,
+    value_range: ValueRange | None = None,
+) -> Image.Image:
     """Decode one image to upright RGB.
 
     Args:
@@ -85,6 +91,7 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
         limits: what it may cost; `DecodeLimits()` where it is None.
         cover: the short side that a later resize will produce, in pixels. A JPEG is then decoded at the smallest of 1, 1/2, 1/4 and
             1/8 whose sides still cover that resize (Pillow's `draft`).
+        value_range: what is black and white in grey of 16 and 32 bits; None takes all of 16 bits, and no 32.
 
     Returns:
         A Pillow image of mode RGB.
@@ -102,7 +109,7 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
     jpeg = outline(data, limits.max_scans, limits.max_chunks) if kind == "JPEG" else None
     with refusals():
         if kind == "TIFF":
-            return to_rgb(_tiff(data, limits))
+            return _tiff(data, limits, value_range)
         with Image.open(io.BytesIO(data), formats=[PILLOW_NAMES.get(kind, kind)]) as image:
             _check_header(image, limits, jpeg)
             if kind == "JPEG":
@@ -112,7 +119,7 @@ def decode(data: bytes, limits: DecodeLimits | None = None, cover: int | None = 
             finish = whitening(image, data, _upright) if kind == "PNG" else lambda: image
             image.load()
             _upright(image)
-            return to_rgb(finish())
+            return to_rgb(finish(), value_range)
 
 
 def resized_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -123,14 +130,16 @@ def resized_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return max(int(short_side * width / height), 1), short_side
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
     """Convert any mode with a documented rule to RGB.
 
     Raises:
-        UnsupportedMode: 32-bit integer and float images.
+        UnsupportedMode: 32-bit integer and float images without a range.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image if type(image) is Image.Image else image.copy()
+    if value_range is not None and (image.mode.startswith("I;16") or image.mode in ("I", "F")):
+        return Image.fromarray(value_range.in_8_bits(np.asarray(image))).convert("RGB")
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
@@ -173,7 +182,26 @@ def _ignore_pillow_warnings() -> None:
         warnings.filterwarnings("ignore", module=_PILLOW_IGNORED[3].pattern)
 
 
-def _tiff(data: bytes, limits: DecodeLimits) -> Image.Image:
+def highest_grey(data: bytes, limits: DecodeLimits | None = None) -> int | None:
+    """Return the highest value of an image of 16-bit grey, as it is stored; None for every other image.
+
+    Raises:
+        ImageRefused: as `decode`, as far as it is looked at.
+    """
+    limits = limits or DecodeLimits()
+    _ignore_pillow_warnings()
+    kind = check_signature(data, limits)
+    if kind not in ("PNG", "TIFF"):
+        return None
+    check_chunks(data, kind, limits.max_chunks)
+    with refusals():
+        tiff = readable(data) if kind == "TIFF" else Tiff(data)
+        with Image.open(io.BytesIO(tiff.data), formats=[kind]) as image:
+            _check_header(image, limits, None)
+            return int(np.asarray(image).max()) if image.mode.startswith("I;16") and tiff.white == WHITE else None
+
+
+def _tiff(data: bytes, limits: DecodeLimits, value_range: ValueRange | None) -> Image.Image:
     tiff = readable(data)
     try:
         image = Image.open(io.BytesIO(tiff.data), formats=["TIFF"])
@@ -182,7 +210,11 @@ def _tiff(data: bytes, limits: DecodeLimits) -> Image.Image:
     with image:
         _check_header(image, limits, None)
         image.load()
-        return finished(_upright(image), tiff)
+        if tiff.white != WHITE:  # the file says its range itself
+            value_range = None
+        elif value_range is not None and tiff.white_is_zero:
+            value_range = value_range.inverted(WHITE)
+        return to_rgb(finished(_upright(image), tiff), value_range)
 
 
 def _check_header(image: Image.Image, limits: DecodeLimits, jpeg: Outline | None) -> None:

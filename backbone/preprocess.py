@@ -15,6 +15,7 @@ from PIL import Image
 
 from backbone.decode import DECODE_RULES, DecodeLimits, decode, resized_size
 from backbone.errors import ArtifactInvalid
+from backbone.value_range import ValueRange
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,12 +36,13 @@ class Preprocess:
         IMAGENET_MEAN  # of RGB in [0, 1]; any fixed affine map would do, this one is the field's
     )
     std: tuple[float, float, float] = IMAGENET_STD
+    value_range: ValueRange | None = None  # of grey of 16 and 32 bits; None takes all of 16, and no 32
 
     @classmethod
-    def for_image_size(cls, image_size: int) -> Self:
+    def for_image_size(cls, image_size: int, value_range: ValueRange | None = None) -> Self:
         """Return the field's evaluation crop for a network trained at `image_size`: 256/224 of it, then the centre."""
         resize = image_size if image_size <= SMALL_IMAGE else round(image_size * 256 / 224)
-        return cls(resize=resize, crop=image_size)
+        return cls(resize=resize, crop=image_size, value_range=value_range)
 
     def __call__(self, data: bytes, limits: DecodeLimits | None = None) -> NDArray[np.float32]:
         """Decode and prepare one image.
@@ -51,7 +53,7 @@ class Preprocess:
         Raises:
             ImageRefused: the bytes are not an image that can be embedded.
         """
-        return self.pixels(decode(data, limits, cover=self.resize))
+        return self.pixels(decode(data, limits, self.resize, self.value_range))
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """Prepare one RGB image of any size: [3, crop, crop] float32."""
@@ -75,7 +77,9 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         """Return the steps, the rules of decoding included, as plain JSON types."""
         fields = asdict(self)
-        return {**fields, "mean": list(self.mean), "std": list(self.std), "decode": dict(DECODE_RULES)}
+        given = fields.pop("value_range")  # a rule of decoding, of which nothing is said where it is not given
+        rules = {**DECODE_RULES, **({} if given is None else {"value_range": given})}
+        return {**fields, "mean": list(self.mean), "std": list(self.std), "decode": rules}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -85,13 +89,18 @@ class Preprocess:
             ArtifactInvalid: a key is missing, unknown or of another type, or the decode rules are not the ones built in here.
         """
         fields = dict(data)
-        if fields.pop("decode", None) != DECODE_RULES:
+        rules = fields.pop("decode", None)
+        given = rules.get("value_range") if isinstance(rules, dict) else None
+        if rules != {**DECODE_RULES, **({} if given is None else {"value_range": given})}:
             raise ArtifactInvalid(
                 "the artifact was made with other decode rules; use the dinodex version that wrote it."
             )
         try:
-            made = cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
-        except (TypeError, KeyError) as error:
+            value_range = None if given is None else ValueRange(**given)
+            made = cls(
+                **{**fields, "value_range": value_range, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
+            )
+        except (TypeError, KeyError, ValueError) as error:
             raise ArtifactInvalid("the artifact's preprocess is incomplete; export it again.") from error
         if made.interpolation not in _INTERPOLATIONS or not made.antialias or not 1 <= made.crop <= made.resize:
             raise ArtifactInvalid("the artifact's preprocess has values that are not built in; export it again.")

@@ -41,6 +41,7 @@ _OF_PIXELS = frozenset(
         _PREDICTOR,
     )
 ).union((_EXTRA, _FORMAT), (274, 292, 293, 320), range(322, 326), (347,), range(529, 533))
+WHITE = 65_535  # of 16 bits
 # Type number to its struct letter. Rationals are two numbers.
 _TYPES = {1: "B", 3: "H", 4: "I", 5: "II", 7: "B", 16: "Q"}
 _NAMES = {0: "WhiteIsZero", 1: "BlackIsZero", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "LAB"}
@@ -58,7 +59,7 @@ class Tiff:
     data: bytes
     name: str = "an unknown kind"  # for a refusal
     white_is_zero: bool = False  # grey comes inverted
-    white: int = 65_535  # the highest value of 16-bit grey
+    white: int = WHITE  # the highest value of 16-bit grey
     grey_alpha: str = ""  # numpy's type of the two channels that come as bytes, if they do
     alpha: int = 2  # of those: 0 no alpha, 1 grey is multiplied by it, 2 it is not
     signed: bool = False  # bytes are signed
@@ -137,11 +138,11 @@ def finished(image: Image.Image, tiff: Tiff) -> Image.Image:
         grey, *alpha = image.split()
         inverted = grey.point(lambda value: 255 - value)
         return Image.merge(image.mode, [inverted, *alpha]) if alpha else inverted
-    if image.mode.startswith("I;16") and (tiff.white_is_zero or tiff.white != 65_535):
+    if image.mode.startswith("I;16") and (tiff.white_is_zero or tiff.white != WHITE):
         values = np.asarray(image).astype(np.uint32)
         if tiff.white_is_zero:
             values ^= tiff.white  # whose bits are all ones
-        return Image.fromarray(((values * 65_535 + tiff.white // 2) // tiff.white).astype(np.uint16))
+        return Image.fromarray(((values * WHITE + tiff.white // 2) // tiff.white).astype(np.uint16))
     return image
 
 
@@ -155,14 +156,14 @@ def _grey_with_alpha(image: Image.Image, tiff: Tiff) -> Image.Image:
     both = np.ascontiguousarray(np.asarray(image)).view(tiff.grey_alpha).reshape(height, width, 2).astype(np.uint32)
     grey, alpha = both[..., 0], both[..., 1]
     if tiff.white_is_zero:
-        grey ^= 65_535
+        grey ^= WHITE
     if tiff.alpha == 2:
         grey *= alpha + 1
         grey >>= 16
     elif tiff.alpha == 1:
         np.minimum(grey, alpha, out=grey)
     if tiff.alpha:  # over white
-        grey += 65_535 - alpha
+        grey += WHITE - alpha
     return Image.fromarray(grey.astype(np.uint16))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dinodex.any_text import ESCAPED
+from dinodex.cli_options import range_option
 from dinodex.table import print_json, print_table
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def evaluate(
         typer.Option(
             metavar="PATTERN", help="Leave out paths below both folders, as .gitignore has them; may be repeated."
         ),
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(metavar="LOW:HIGH", help="Black and white of grey images of 16 and 32 bits, such as 0:4095."),
     ] = None,
     json_to: Annotated[
         str | None,
@@ -57,11 +62,19 @@ def evaluate(
     from training.evaluation import evaluate as run
     from training.evaluation.feature_cache import default_directory
 
+    given = None if value_range is None else range_option(value_range)
     directory = None if no_cache else cache or default_directory()
     path = None if json_to is None or json_to == STDOUT else Path(json_to)
     with nullcontext() if path is None else Output(path) as output:  # before the work, not after it
         result = run(
-            artifact, train, val, directory, seed, exclude=exclude or (), say=lambda line: typer.echo(line, err=True)
+            artifact,
+            train,
+            val,
+            directory,
+            seed,
+            exclude=exclude or (),
+            value_range=given,
+            say=lambda line: typer.echo(line, err=True),
         )
         if output is not None:
             text = json.dumps(asdict(result), indent=2, ensure_ascii=False)

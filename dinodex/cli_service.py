@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dinodex.cli_options import range_option
 from dinodex.exits import BAD_DATA, TERMINATED
 from dinodex.table import shown
 
 if TYPE_CHECKING:
+    from backbone.value_range import ValueRange
     from service.ingestion.job import IndexResult, OnChunk
     from service.ingestion.sinks import Sink
 
@@ -81,6 +83,13 @@ def index(
             help="Leave out paths below SOURCE, as .gitignore has them: thumbs/, *-draft.*, /2019/**/raw; may be repeated.",
         ),
     ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW:HIGH",
+            help="Black and white of grey images of 16 and 32 bits, such as 0:4095 (with --data; a service has a setting).",
+        ),
+    ] = None,
     id_prefix: Annotated[
         str, typer.Option(help="What ids begin with, such as roll2/, where folders hold files of the same names.")
     ] = "",
@@ -103,21 +112,30 @@ def index(
         raise typer.BadParameter("give --artifact and --data, or --url of a running service")
     if prune and url is not None:
         raise typer.BadParameter("a service does not tell where its images came from; use --data", param_hint="--prune")
+    if value_range is not None and url is not None:
+        raise typer.BadParameter("a service has its own, DINODEX_VALUE_RANGE", param_hint="--value-range")
     if id_prefix:
         _check_prefix(id_prefix)
     if report is not None:
         from backbone.output import held_open
 
         context.with_resource(held_open(report))  # before the work, not in the middle of it
+    from backbone.dim_images import dim_note
     from backbone.listing import list_images
     from service.ingestion.job import index_folder, stopping_on_sigterm
 
+    given_range = None if value_range is None else range_option(value_range)
     taken = _formats(formats, remote=url is not None)
     listing = list_images(source, formats=taken, labels=labels, exclude=exclude or ())
     for note in listing.notes:
         typer.echo(note, err=True)
+    if given_range is None and (dim := dim_note(listing.images)) is not None:
+        typer.echo(f"{dim}: --value-range 0:4095", err=True)
     with stopping_on_sigterm() as stop:
-        with _open_sink(collection, artifact, data, url, api_key, taken) as sink, _progress(len(listing)) as on_chunk:
+        with (
+            _open_sink(collection, artifact, data, url, api_key, taken, given_range) as sink,
+            _progress(len(listing)) as on_chunk,
+        ):
             result = index_folder(
                 listing,
                 sink,
@@ -148,6 +166,7 @@ def _open_sink(
     url: str | None,
     api_key: str | None,
     formats: tuple[str, ...],
+    value_range: ValueRange | None,
 ) -> Iterator[Sink]:
     if url is not None:
         from dinodex.cli_client import connect
@@ -159,7 +178,9 @@ def _open_sink(
         from service.ingestion.local_sink import open_local_sink
         from service.settings import load_settings
 
-        with open_local_sink(load_settings(artifact=artifact, data=data), collection, formats=formats) as sink:
+        with open_local_sink(
+            load_settings(artifact=artifact, data=data, value_range=value_range), collection, formats=formats
+        ) as sink:
             yield sink
 
 

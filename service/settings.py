@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backbone.decode import DecodeLimits
 from backbone.formats import SERVICE_FORMATS, formats_named
+from backbone.value_range import ValueRange
 from service.errors import SettingsInvalid
 from service.key_text import header_key, read_key_file
 
@@ -158,6 +159,11 @@ class Settings(BaseSettings):
         "`dinodex[heif]` is installed. Default: jpeg,png,webp, what browsers send; each further decoder is a library of C that meets "
         "the bytes of strangers.",
     )
+    value_range: Annotated[ValueRange | None, NoDecode] = Field(
+        None,
+        description="What is black and white in grey images of 16 and 32 bits, such as 0:4095 for 12 bits in 16. It makes other "
+        "vectors, so that the model has another fingerprint. Default: none; the artifact says, or else all of 16 bits count.",
+    )
     max_image_bytes: Count = Field(
         20 * MiB, description="Bytes of one encoded image. Default: 20 MiB; a 50-megapixel photograph stays below."
     )
@@ -254,6 +260,11 @@ class Settings(BaseSettings):
     @classmethod
     def _known_formats(cls, given: object) -> object:
         return formats_named(given) if isinstance(given, str) else given
+
+    @field_validator("value_range", mode="before")
+    @classmethod
+    def _range(cls, given: object) -> object:
+        return ValueRange.of(given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

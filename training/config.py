@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from backbone.durable import read_file
+from backbone.value_range import ValueRange
 from training.config_text import AS_NAMED, read_value, write_value
 from training.errors import ConfigInvalid
 
@@ -32,6 +33,10 @@ def _auto_or_positive(devices: str) -> str:
     if devices != "auto" and not (devices.isdecimal() and int(devices) > 0):
         raise ValueError
     return devices
+
+
+def _range_of_values(text: str) -> str:
+    return str(ValueRange.of(text))
 
 
 # Types with bounds; the description completes "give ..." in the message about a value beyond them.
@@ -53,6 +58,9 @@ Devices = Annotated[
 ]
 
 
+RangeText = Annotated[str, AfterValidator(_range_of_values), Field(description="black and white, for instance 0:4095")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Every key of a run. None leaves the value to the recipe, which gives its reason (`recipes.resolve`)."""
@@ -65,6 +73,9 @@ class TrainingConfig:
     pooling: Literal["cls", "mean", "cls+mean"] = "cls"  # the token that DINO trains and measures its kNN with
     labels: Literal["folders", "none"] = "folders"  # only the online kNN looks at them; the losses never do
     exclude: tuple[str, ...] = ()  # patterns of paths to leave out (backbone/exclude_pattern.py); all images count
+    value_range: RangeText | None = (
+        None  # black and white of grey of 16 and 32 bits, such as 0:4095; None: all of 16 bits
+    )
     licence: str = "NOASSERTION"  # SPDX; of weights from scratch only the owner of the images can say
 
     max_steps: int | None = None  # a run ends at the first of the three limits that it reaches;

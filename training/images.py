@@ -14,6 +14,7 @@ from backbone.decode import DecodeLimits, decode
 from backbone.durable import read_file
 from backbone.errors import BackboneError, ImageRefused, PathMissing, StorageFailed
 from backbone.listing import ListedImage
+from backbone.value_range import ValueRange
 from training.distributed import all_max, all_objects
 from training.errors import TooManyCorrupt
 from training.randomness import seed_of
@@ -55,8 +56,16 @@ class TrainingImages(Dataset[Item]):
     An image that cannot be decoded is replaced by another, chosen by (seed, index) alone: the same one in every epoch and worker.
     """
 
-    def __init__(self, images: Sequence[ListedImage], views: MultiCrop, limits: DecodeLimits, seed: int) -> None:
+    def __init__(
+        self,
+        images: Sequence[ListedImage],
+        views: MultiCrop,
+        limits: DecodeLimits,
+        seed: int,
+        value_range: ValueRange | None = None,
+    ) -> None:
         self.images, self.views, self.limits, self.seed = images, views, limits, seed
+        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,7 +76,7 @@ class TrainingImages(Dataset[Item]):
         for attempt in range(MAX_SUBSTITUTES):
             chosen = index if attempt == 0 else seed_of("substitute", self.seed, index, attempt) % len(self)
             try:
-                picture = decode(read_file(self.images[chosen].path), self.limits, cover=self.views.cover)
+                picture = decode(read_file(self.images[chosen].path), self.limits, self.views.cover, self.value_range)
             except (ImageRefused, PathMissing, StorageFailed) as error:
                 refusals.append(Refusal(chosen, _reason(error)))
                 continue

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from backbone.dim_images import dim_note
 from backbone.durable import LOCK_NAME, lock_directory, refuse_non_empty, remove_leftovers, write_file
 from backbone.errors import OutputNotEmpty
 from backbone.listing import ImageList, list_images
@@ -44,6 +45,8 @@ def make_plan(data: Path, out: Path, config: TrainingConfig, resume: Resume | No
     images = list_images(data, labels=keys.labels, exclude=keys.exclude)
     for note in images.notes:
         reporter.say(note)
+    if keys.value_range is None and (dim := dim_note(images.images)) is not None:
+        reporter.say(f"{dim}: value_range=0:4095")
     inventory = Inventory.of(images.images)
     split = split_images(images.images, keys.held_out, keys.knn_images, keys.seed)
     count = len(split.training)

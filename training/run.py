@@ -19,6 +19,7 @@ from rich.console import Console
 from backbone.decode import DecodeLimits
 from backbone.durable import lock_directory, refuse_non_empty
 from backbone.preprocess import Preprocess
+from backbone.value_range import ValueRange
 from training.checkpoints import Checkpoint, Provenance, newest_valid
 from training.collapse import CollapseAlarm
 from training.config import ResolvedConfig, TrainingConfig, section
@@ -128,7 +129,7 @@ def _run(plan: Plan, checkpoint: Checkpoint | None, out: Path, reporter: Reporte
 def _fit(module: TrainingModule, watch: Watch, plan: Plan, out: Path) -> None:
     config = module.config
     views = MultiCrop(section(config, ViewConfig), config.seed)
-    dataset = TrainingImages(plan.split.training, views, DecodeLimits(), config.seed)
+    dataset = TrainingImages(plan.split.training, views, DecodeLimits(), config.seed, _value_range(config))
     with quiet_lightning():
         trainer = make_trainer(config, out, watch)
         with named_failures(trainer):
@@ -163,10 +164,16 @@ def _alarm(config: ResolvedConfig) -> CollapseAlarm | None:
     return CollapseAlarm(config.prototypes, config.collapse_steps, stops=config.collapse == "stop")
 
 
+def _value_range(config: ResolvedConfig) -> ValueRange | None:
+    return None if config.value_range is None else ValueRange.of(config.value_range)
+
+
 def _probe(config: ResolvedConfig, split: Split) -> Probe | TwoViewProbe | None:
     """The online score: by labels where there are some, else without them."""
     if split.queries:
-        return Probe(split, Preprocess.for_image_size(config.image_size), DecodeLimits())
+        return Probe(split, Preprocess.for_image_size(config.image_size, _value_range(config)), DecodeLimits())
     if split.unlabelled:
-        return TwoViewProbe(split.unlabelled, section(config, ViewConfig), config.seed, DecodeLimits())
+        return TwoViewProbe(
+            split.unlabelled, section(config, ViewConfig), config.seed, DecodeLimits(), _value_range(config)
+        )
     return None

@@ -20,6 +20,7 @@ from backbone.embedding import evaluating
 from backbone.errors import ImageRefused, PathMissing, StorageFailed
 from backbone.listing import ListedImage
 from backbone.model import Backbone
+from backbone.value_range import ValueRange
 from backbone.vote import nearest
 from training.distributed import rank, world_size
 from training.probe import gathered
@@ -34,8 +35,15 @@ class TwoViewProbe:
 
     column = "two_view_recall"  # its name in the log
 
-    def __init__(self, images: Sequence[ListedImage], views: ViewConfig, seed: int, limits: DecodeLimits) -> None:
-        self._images, self._limits = images, limits
+    def __init__(
+        self,
+        images: Sequence[ListedImage],
+        views: ViewConfig,
+        seed: int,
+        limits: DecodeLimits,
+        value_range: ValueRange | None = None,
+    ) -> None:
+        self._images, self._limits, self._value_range = images, limits, value_range
         self._views = MultiCrop(dataclasses.replace(views, local_views=0), seed)
 
     def score(self, network: Backbone) -> float | None:
@@ -72,7 +80,7 @@ class TwoViewProbe:
     def _draw(self, image: ListedImage) -> Tensor | None:
         """The two views of an image [2, 3, H, W], the same at every score; None if it cannot be decoded."""
         try:
-            picture = decode(read_file(image.path), self._limits, cover=self._views.cover)
+            picture = decode(read_file(image.path), self._limits, self._views.cover, self._value_range)
         except (ImageRefused, PathMissing, StorageFailed):
             return None  # training's to report
         return torch.stack(self._views(picture, epoch=0, index=seed_of(f"two views {image.id}")))

@@ -83,13 +83,13 @@ def _answer(
     try:
         with refusals():
             if wanted & SQUARE:
-                image = decode(data, limits, cover=preprocess.resize)
+                image = decode(data, limits, preprocess.resize, preprocess.value_range)
                 square = preprocess.square(image).tobytes()
             if wanted & THUMBNAIL:
                 if (
                     image is None or min(image.size) < thumbnail_px
                 ):  # decoded for a small network: too coarse for a person
-                    image = decode(data, limits, cover=thumbnail_px)
+                    image = decode(data, limits, thumbnail_px, preprocess.value_range)
                 small = thumbnail(image, thumbnail_px)
     except ImageRefused as refusal:
         return REFUSED, type(refusal).__name__.encode(), str(refusal).encode()

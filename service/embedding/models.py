@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -161,7 +161,7 @@ def load_model(
     Raises:
         BackboneError: the artifact is missing or damaged, and as `start_model`.
     """
-    return start_model(settings, load_artifact(path), limits, metrics)
+    return start_model(settings, replace(load_artifact(path), value_range=settings.value_range), limits, metrics)
 
 
 def start_model(

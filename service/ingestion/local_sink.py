@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from backbone.artifact import load_artifact
@@ -98,7 +99,7 @@ def open_local_sink(
     """
     roomy = settings.model_copy(update={"queue_images": max(settings.queue_images, _LEAST_QUEUE_IMAGES)})
     with Library.open(settings.data, settings.threads) as library, ExitStack() as started:
-        artifact = load_artifact(settings.artifact[0])
+        artifact = replace(load_artifact(settings.artifact[0]), value_range=settings.value_range)
 
         def start() -> Embedder:
             made = start_model(roomy, artifact, settings.decode_limits(formats)).embedder

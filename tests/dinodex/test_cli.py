@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pictures import encoded, picture, png_of
@@ -326,6 +327,24 @@ def test_the_command_is_quick_to_say_what_it_can(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_u16_indexing_says_once_that_images_are_dim_and_takes_their_range(
+    index: Callable[..., tuple[int, str, str]], run: Run, photos: Path
+) -> None:
+    deep = np.linspace(0, 4095, 400).reshape(20, 20).astype(np.uint16)
+    for name in ("1", "2"):
+        (photos / "cats" / f"deep{name}.png").write_bytes(encoded(Image.fromarray(deep)))
+    code, out, err = index()
+    assert (code, out[:9]) == (0, "6 created")
+    assert err.count("2 of the 3 images of 16 bits that were looked at use only the lower 12") == 1
+    assert "--value-range 0:4095" in err
+    code, out, err = index("--collection", "d", "--value-range", "0:4095")
+    assert (code, out[:9], err) == (0, "6 created", "")
+    code, _, err = index("--value-range", "0:4095")  # other vectors than those that the collection holds
+    assert (code, is_one_sentence(err)) == (65, True), (code, err)
+    assert index("--value-range", "dark")[0] == 2
+    assert run("index", photos, "--collection", "c", "--url", "http://x", "--value-range", "4095")[0] == 2
 
 
 def test_u06_u07_indexing_says_what_it_leaves_out(

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import encoded, picture
+from PIL import Image
 
 from backbone import Artifact
 from dinodex.cli import main
@@ -140,6 +142,20 @@ def test_each_mistake_has_its_exit_code_and_one_sentence(
         assert code == expected, (arguments, err)
         assert message in err
         assert out == ""
+
+
+def test_u16_dim_images_are_told_of_and_a_range_is_another_model(
+    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+) -> None:
+    deep = np.linspace(0, 4095, 400).reshape(20, 20).astype(np.uint16)
+    (tmp_path / "train" / "cats" / "deep.png").write_bytes(encoded(Image.fromarray(deep)))
+    code, out, err = run(tiny_artifact.path, *sides, "--json", "-", "--no-cache")
+    assert (code, "1 of the 1 images of 16 bits" in err) == (0, True)
+    assert json.loads(out)["fingerprint"] == tiny_artifact.fingerprint
+    code, out, err = run(tiny_artifact.path, *sides, "--json", "-", "--no-cache", "--value-range", "0:4095")
+    assert (code, "16 bits" in err) == (0, False)
+    assert json.loads(out)["fingerprint"] != tiny_artifact.fingerprint
+    assert run(tiny_artifact.path, *sides, "--value-range", "9:1")[0] == 2
 
 
 def test_u06_u07_what_is_left_out_is_said_beside_json_that_stays_json(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backbone.decode import ALL_FORMATS, SERVICE_FORMATS, DecodeLimits
+from backbone.value_range import ValueRange
 from service.errors import SettingsInvalid
 from service.settings import Settings, load_settings
 
@@ -63,6 +64,15 @@ def test_u06_the_formats_that_strangers_may_send_are_a_setting(monkeypatch: pyte
     monkeypatch.setattr("backbone.formats.INSTALLED_FORMATS", ALL_FORMATS)
     with pytest.raises(SettingsInvalid, match=r"'heic' needs a decoder .*dinodex\[heif\]"):
         load_settings(**NEEDED, formats="jpeg,heic")
+
+
+def test_u16_a_range_of_values_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(**NEEDED).value_range is None
+    monkeypatch.setenv("DINODEX_VALUE_RANGE", "0:4095")
+    assert load_settings(**NEEDED).value_range == ValueRange(0, 4095)
+    assert load_settings(**NEEDED, value_range=ValueRange(1, 2)).value_range == ValueRange(1, 2)
+    with pytest.raises(SettingsInvalid, match=r"DINODEX_VALUE_RANGE.*give low:high, for instance 0:4095"):
+        load_settings(**NEEDED, value_range="bright")
 
 
 def test_a_request_larger_than_the_queue_is_refused_at_the_start() -> None:

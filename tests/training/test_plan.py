@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import encoded, picture
+from PIL import Image
 from rich.console import Console
 
 from training.config import TrainingConfig
@@ -40,6 +42,24 @@ def test_u06_u07_a_run_says_what_of_the_folder_it_leaves_out(photos: Path, tmp_p
     assert "left out: 2 .psd, 1 .mov; 2 files or folders of the system (@eaDir)\n" in said
     assert [image.id for image in plan.images.images] == ["cat/1.png", "cat/2.png", "dog/3.png", "dog/raw/4.png"]
     assert plan.images.classes == ("cat", "dog")
+
+
+def test_u16_a_run_says_that_images_are_dim_and_keeps_the_range_that_it_is_given(photos: Path, tmp_path: Path) -> None:
+    deep = np.linspace(0, 4095, 400).reshape(20, 20).astype(np.uint16)
+    (photos / "cat" / "deep.png").write_bytes(encoded(Image.fromarray(deep)))
+    assert "use only the lower 12" in planned(photos, tmp_path / "run")[1]
+    out = tmp_path / "given"
+    out.mkdir()
+    plan, said = planned(photos, out, value_range="4095")
+    assert "lower 12" not in said
+    write_plan(plan, out, None)
+    assert planned(photos, out, Resume({}))[0].config.value_range == plan.config.value_range
+    with pytest.raises(ConfigInvalid, match="value_range was"):
+        planned(photos, out, Resume({"value_range": "0:1023"}))
+    assert TrainingConfig.load(None, ["value_range=4095"]).value_range == "4095"
+    assert TrainingConfig.load(None, []).value_range is None
+    with pytest.raises(ConfigInvalid, match=r"value_range.*for instance 0:4095"):
+        TrainingConfig.load(None, ["value_range=dark"])
 
 
 def test_u07_a_run_keeps_the_patterns_that_it_began_with(photos: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ same images. Neighbours as in DINO's evaluation (Caron et al. 2021, arXiv:2104.1
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import time
@@ -18,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from backbone.artifact import Artifact, load_artifact
+from backbone.dim_images import dim_note
 from backbone.embedding import Embedded, embed_and_hash
 from backbone.errors import ArtifactInvalid
 from backbone.listing import ListedImage, list_images
 from backbone.model import Backbone
+from backbone.value_range import ValueRange
 from backbone.vote import nearest, vote
 from training.errors import DataTooSmall
 from training.evaluation.clusters import ClusteringScores, score_clustering
@@ -102,6 +105,7 @@ def evaluate(
     seed: int = 0,
     say: Say = lambda _: None,
     exclude: Sequence[str] = (),
+    value_range: ValueRange | None = None,
 ) -> Evaluation:
     """Score an artifact: the training images are the memory, the validation images the questions.
 
@@ -111,6 +115,7 @@ def evaluate(
         validation: another.
         cache: where vectors are kept for the next time; None keeps none.
         seed: of the probe's held-out part and of k-means.
+        value_range: what is black and white in grey of 16 and 32 bits; None leaves that to the artifact.
         say: prints a line when images have to be embedded, and what a listing left out.
         exclude: patterns of paths that are left out of both folders.
 
@@ -118,8 +123,13 @@ def evaluate(
         PathMissing, StorageFailed, DataInvalid, ArtifactInvalid: see `backbone.errors`.
         DataTooSmall: no labels, or only one class that can be read.
     """
-    loaded = load_artifact(artifact)
+    loaded = dataclasses.replace(load_artifact(artifact), value_range=value_range)
     listed = [_list(source, exclude, say) for source in (train, validation)]  # mistakes first, work later
+    if (
+        loaded.preprocess.value_range is None
+        and (dim := dim_note([image for each in listed for image in each.images])) is not None
+    ):
+        say(f"{dim}: --value-range 0:4095")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = functools.cache(lambda: _network(loaded, device))  # what is kept needs none
     began = time.perf_counter()
