@@ -63,9 +63,7 @@ def _check_one(path: Path) -> None:
     if os.access(path, wanted, effective_ids=os.access in os.supports_effective_ids):
         return
     if os.statvfs(path).f_flag & os.ST_RDONLY:
-        raise StorageFailed(
-            f"{path} lies on a file system that is mounted read-only; mount it for writing, or name another directory."
-        )
+        raise StorageFailed(f"{path}: Read-only file system; mount it for writing, or name another directory.")
     owner = path.stat().st_uid
     if owner == os.geteuid():
         raise StorageFailed(
