@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -57,8 +58,10 @@ def train(
 
     Example: dinodex train photos/ --out runs/first --backbone vit_tiny_patch16 image_size=64 max_epochs=5
     """
+    from training.launcher import refuse_malformed
+
+    refuse_malformed(os.environ)
     from training.config import TrainingConfig
-    from training.distributed import is_first_process
     from training.resume import Resume
     from training.run import train as run
 
@@ -77,7 +80,7 @@ def train(
         values["exclude"] = (*exclude, *values.get("exclude", ()))
     wish = Resume(values, accept_data, accept_processes) if resume else None
     result = run(data, out, TrainingConfig(**values), resume=wish)
-    if not is_first_process():
+    if not result.by_first:
         return
     if result.interrupted:
         typer.echo(

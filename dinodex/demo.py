@@ -117,6 +117,7 @@ def _training_keys(chosen: DemoData) -> list[str]:
         "lr=2e-3",
         "momentum=0.98",
         "koleo_weight=0.3",
+        "devices=1",  # a second process would begin with a demo of its own
         "workers=0",
         "onnx=false",  # the artifact that is exported and served has it
     ]

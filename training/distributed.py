@@ -5,7 +5,6 @@ Every function is a collective: all ranks call it, in the same order, whether or
 
 from __future__ import annotations
 
-import os
 from typing import TypeVar
 
 import torch
@@ -24,16 +23,6 @@ def world_size() -> int:
 def rank() -> int:
     """Return this process's number, counted from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def is_first_process() -> bool:
-    """Say whether this is the process that writes and speaks, also before a process group exists.
-
-    torchrun, SLURM and Lightning's own launcher number their processes in the environment; a lone process has no number.
-    """
-    if dist.is_available() and dist.is_initialized():
-        return rank() == 0
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def part() -> None:

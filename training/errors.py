@@ -9,6 +9,8 @@ TrainingError
 ├── Diverged             the loss was not a finite number several times in a row
 ├── Collapsed            the representation became constant and stayed so
 ├── LoadingFailed        a process that loads images came to an end
+│   └── LoadingStopped   a stop was asked for, and no images came that the run could have stopped after
+├── CannotMeet           the processes of a run do not find each other: a name without an address, a port in use
 └── PeerLost             another process of the run came to an end, or no longer answers
 
 Problems with files, images and artifacts are backbone's errors and pass through as they are. Every message is one sentence or two for a
@@ -52,6 +54,14 @@ class Collapsed(TrainingError):
 
 class LoadingFailed(TrainingError):
     """A process that loads images came to an end."""
+
+
+class LoadingStopped(LoadingFailed):
+    """A stop was asked for, and no images came that the run could have stopped after."""
+
+
+class CannotMeet(TrainingError):
+    """The processes of a run do not find each other: a name without an address, a port in use."""
 
 
 class PeerLost(TrainingError):

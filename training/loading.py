@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,16 +13,20 @@ from training.config import ResolvedConfig, TrainingConfig
 from training.distributed import rank, world_size
 from training.errors import ConfigInvalid
 from training.images import Batch, Item, TrainingImages, collate
+from training.loader_process import LastWords
 from training.sampling import Batches
 
 LEAST_KOLEO = 2  # images that KoLeo compares: one has no neighbour
 
 
+def devices_here() -> int:
+    """Return how many processes `devices=auto` is on this machine: one a GPU, or one."""
+    return max(torch.cuda.device_count(), 1)
+
+
 def expected_processes(config: TrainingConfig) -> int:
-    """Return how many processes the keys ask for: one a GPU where `devices` is auto."""
-    if config.devices == "auto":
-        return max(torch.cuda.device_count(), 1) * config.nodes
-    return int(config.devices) * config.nodes
+    """Return how many processes the keys ask for."""
+    return (devices_here() if config.devices == "auto" else int(config.devices)) * config.nodes
 
 
 def check_batch(config: ResolvedConfig, processes: int) -> None:
@@ -43,20 +47,20 @@ def check_batch(config: ResolvedConfig, processes: int) -> None:
         )
 
 
-def _leave_signals(worker: int) -> None:
-    """Let a worker outlive the wish to stop: `timeout` and systemd send SIGTERM to all processes of a job, and the last step needs
-    its images. The run ends its workers itself.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
 class Loading(LightningDataModule):
     """Makes the loader of a run when Lightning asks for it, which is after the process group exists."""
 
-    def __init__(self, dataset: TrainingImages, config: ResolvedConfig, start_step: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: TrainingImages,
+        config: ResolvedConfig,
+        start_step: int = 0,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the parts; `begin` is called when the loader is made, before the first image is waited for."""
         super().__init__()
-        self._dataset, self._config, self._start_step = dataset, config, start_step
+        self._dataset, self._config, self._start_step, self._begin = dataset, config, start_step, begin
+        self.last_words = LastWords()
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Return an endless loader of this rank's part of every batch.
@@ -64,6 +68,7 @@ class Loading(LightningDataModule):
         Raises:
             ConfigInvalid: the batch cannot be shared by the processes that there are.
         """
+        self._begin()
         config, processes = self._config, world_size()
         check_batch(config, processes)
         return DataLoader(
@@ -74,7 +79,7 @@ class Loading(LightningDataModule):
             collate_fn=collate,
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
-            worker_init_fn=_leave_signals,
+            worker_init_fn=self.last_words,
             pin_memory=torch.cuda.is_available(),
         )
 

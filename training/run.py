@@ -9,6 +9,8 @@ RUN/artifact/        the EMA teacher, ready to serve
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,20 +25,22 @@ from backbone.value_range import ValueRange
 from training.checkpoints import Checkpoint, Provenance, newest_valid
 from training.collapse import CollapseAlarm
 from training.config import ResolvedConfig, TrainingConfig, section
-from training.distributed import is_first_process, part
+from training.distributed import part
 from training.export import export_checkpoint
 from training.failures import named_failures
 from training.images import RefusalLog, TrainingImages
-from training.loading import Loading, expected_processes
+from training.launcher import Asked, World, check_meeting, kept_environment, read_world
+from training.loading import Loading, devices_here, expected_processes
 from training.metrics import Metrics
 from training.module import TrainingModule
 from training.plan import Plan, announce, make_plan, refuse_used, write_plan
 from training.probe import Probe, Split
 from training.progress import Reporter
-from training.resume import Resume, check_processes, last_checkpoint
+from training.resume import Resume, check_processes, last_checkpoint, saved_config
 from training.saving import Saver
 from training.schedules import run_length
 from training.start import Start
+from training.temporary import ensure_short_directory
 from training.trainer import make_trainer, quiet_lightning
 from training.two_views import TwoViewProbe
 from training.views import MultiCrop, ViewConfig
@@ -55,6 +59,7 @@ class TrainingResult:
     knn: float | None  # the last online score; None without labels
     two_view_recall: float | None  # the last online score where there are no labels
     interrupted: bool  # by SIGTERM or Ctrl-C: a checkpoint is saved, an artifact is not
+    by_first: bool = True  # this process is the one of the run that writes and speaks
 
 
 def train(
@@ -71,22 +76,50 @@ def train(
 
     Raises:
         OutputNotEmpty, DirectoryLocked, PathMissing, DataInvalid, StorageFailed: see `backbone.errors`.
-        ConfigInvalid, DataTooSmall, DataChanged, TooManyCorrupt, CheckpointInvalid, Diverged, Collapsed, LoadingFailed, PeerLost: see
-            `training.errors`.
+        ConfigInvalid, DataTooSmall, DataChanged, TooManyCorrupt, CheckpointInvalid, Diverged, Collapsed, LoadingFailed, CannotMeet,
+            PeerLost: see `training.errors`.
     """
-    first = is_first_process()
-    reporter = (reporter or Reporter()) if first else Reporter(Console(quiet=True))
-    if resume is None and first:
+    reporter = reporter or Reporter()
+    with kept_environment():
+        world = read_world(os.environ, _asked(out, config, resume), reporter.say)
+        check_meeting(world, reporter.say)
+        if world.launcher is not None:
+            config, resume = _in_world(world, config, resume)
+        return _train(world, data, out, config, reporter if world.is_first else Reporter(Console(quiet=True)), resume)
+
+
+def _asked(out: Path, config: TrainingConfig, resume: Resume | None) -> Asked:
+    """The number of processes that the keys ask for: of a run that goes on its own, but for those that are given now."""
+    saved = None if resume is None else saved_config(out)
+    given = {} if resume is None else {key: value for key, value in resume.given.items() if value is not None}
+    keys = config if saved is None else saved
+    devices, nodes = str(given.get("devices", keys.devices)), int(given.get("nodes", keys.nodes))
+    firm = saved is None or "devices" in given or "nodes" in given  # else `check_processes` may refuse another number
+    return Asked(None if devices == "auto" else int(devices), nodes, devices_here(), firm)
+
+
+def _in_world(world: World, config: TrainingConfig, resume: Resume | None) -> tuple[TrainingConfig, Resume | None]:
+    """Let the keys ask for the processes that a launcher has started."""
+    devices, nodes = str(world.local_size), world.nodes
+    if resume is not None:
+        resume = dataclasses.replace(resume, given={**resume.given, "devices": devices, "nodes": nodes})
+    return dataclasses.replace(config, devices=devices, nodes=nodes), resume
+
+
+def _train(
+    world: World, data: Path, out: Path, config: TrainingConfig, reporter: Reporter, resume: Resume | None
+) -> TrainingResult:
+    if resume is None and world.is_first:
         refuse_used(out)  # before anything is read, which may take long
     plan = make_plan(data, out, config, resume, reporter)
-    with _claimed(out, resume) if first else nullcontext():  # the other processes of a run work for the first one
+    with _claimed(out, resume) if world.is_first else nullcontext():  # the others of a run work for the first one
         checkpoint = last_checkpoint(out) if plan.resumed else None
         if checkpoint is not None and resume is not None:
             check_processes(checkpoint, expected_processes(plan.config), resume)
-        if first:
+        if world.is_first:
             write_plan(plan, out, resume)
             announce(plan, checkpoint, out, reporter)
-        return _run(plan, checkpoint, out, reporter)
+        return _run(world, plan, checkpoint, out, reporter)
 
 
 @contextmanager
@@ -98,7 +131,7 @@ def _claimed(out: Path, resume: Resume | None) -> Iterator[None]:
         yield
 
 
-def _run(plan: Plan, checkpoint: Checkpoint | None, out: Path, reporter: Reporter) -> TrainingResult:
+def _run(world: World, plan: Plan, checkpoint: Checkpoint | None, out: Path, reporter: Reporter) -> TrainingResult:
     config, images = plan.config, plan.split.training
     start = Start.of(config) if checkpoint is None else Start.again(checkpoint)
     steps_per_epoch = len(images) // config.batch_size
@@ -106,12 +139,13 @@ def _run(plan: Plan, checkpoint: Checkpoint | None, out: Path, reporter: Reporte
     module = TrainingModule(start.method(config), config, length, steps_per_epoch)
     if checkpoint is not None:
         module.restore(checkpoint)
-    first = is_first_process()
-    with _metrics(config, checkpoint, out) if first else nullcontext() as metrics, reporter:
+    with _metrics(config, checkpoint, out) if world.is_first else nullcontext() as metrics, reporter:
         watch = _watch(plan, start, checkpoint, metrics, out, reporter)
         if module.progress < 1.0:
-            _fit(module, watch, plan, out)
-    if first and not watch.interrupted and not (out / "artifact").exists():
+            if config.workers:
+                ensure_short_directory(reporter.say)
+            _fit(world, module, watch, plan, out)
+    if world.is_first and not watch.interrupted and not (out / "artifact").exists():
         export_checkpoint(newest_valid(out / "checkpoints"), out / "artifact", onnx=config.onnx)
     images_per_s = watch.images / max(watch.training_s, 1e-9)
     scores = watch.scores or ({} if checkpoint is None else checkpoint.scores)
@@ -123,17 +157,18 @@ def _run(plan: Plan, checkpoint: Checkpoint | None, out: Path, reporter: Reporte
         scores.get("knn"),
         scores.get("two_view_recall"),
         watch.interrupted,
+        world.is_first,
     )
 
 
-def _fit(module: TrainingModule, watch: Watch, plan: Plan, out: Path) -> None:
+def _fit(world: World, module: TrainingModule, watch: Watch, plan: Plan, out: Path) -> None:
     config = module.config
     views = MultiCrop(section(config, ViewConfig), config.seed)
     dataset = TrainingImages(plan.split.training, views, DecodeLimits(), config.seed, _value_range(config))
     with quiet_lightning():
-        trainer = make_trainer(config, out, watch)
-        with named_failures(trainer):
-            trainer.fit(module, Loading(dataset, config, module.step))
+        trainer = make_trainer(config, world, out, watch)
+        with named_failures(trainer, world):
+            trainer.fit(module, Loading(dataset, config, module.step, lambda: watch.begin(module)))
             part()  # what follows is the first process's alone, and may take longer than the others wait
 
 

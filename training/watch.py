@@ -17,7 +17,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from backbone.model import Backbone
 from training.checkpoints import Provenance
 from training.collapse import CollapseAlarm
-from training.distributed import all_max, rank
+from training.distributed import all_max, rank, world_size
+from training.errors import LoadingStopped
 from training.images import Batch, RefusalLog
 from training.memory import peak_memory_gib
 from training.metrics import Metrics
@@ -61,6 +62,7 @@ class Watch(Callback):
         self.training_s = 0.0  # time spent on steps and on waiting for images, scores and saves left out
         self.images = 0
         self.interrupted = False
+        self._loading = True  # the next thing to come is images
         self._tally = Tally()
         self._signals = StopSignals()
         self._mark = time.monotonic()  # end of the last step and what followed it
@@ -76,19 +78,26 @@ class Watch(Callback):
             "refused": self._refusals.state(),
         }
 
+    def begin(self, module: TrainingModule) -> None:
+        """Take over SIGTERM and SIGINT, before the first image is waited for."""
+        self._signals.take(lambda: setattr(module, "stop_asked", True), lambda: self._loading)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over SIGTERM and SIGINT; go on, or score the untrained network, where the curve begins."""
+        """Go on, or score the untrained network, where the curve begins."""
+        self._loading = False
         module = _ours(pl_module)
-        self._signals.take(lambda: setattr(module, "stop_asked", True))
+        self.begin(module)
         if self._resumed is not None:
             self._restore(self._resumed)
         else:
             self._log(module, self._scored(module))
         self._saver.begin(module.elapsed_s)
         self._mark = time.monotonic()
+        self._loading = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Note how long the images let the step wait."""
+        self._loading = False
         self._waited_s = time.monotonic() - self._mark
 
     def on_train_batch_end(
@@ -114,14 +123,18 @@ class Watch(Callback):
             self._save(module, must=over)
         trainer.should_stop = over
         self._mark = time.monotonic()
+        self._loading = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back, before Lightning gives them back to whoever had them first."""
         self._signals.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back where a run fails."""
+        """Give the signals back where a run fails; save it where it failed between two steps, of a single process."""
         self._signals.give_back()
+        module = _ours(pl_module)
+        if isinstance(exception, LoadingStopped) and module.step and world_size() == 1:
+            self._save(module, must=False)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._tally.restore(state["tally"])
