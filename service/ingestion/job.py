@@ -124,13 +124,13 @@ def index_folder(
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 ended(done)
         ended(under_way)
-    result.interrupted = stop.is_set()
-    if prune and not result.interrupted:
+    if prune and not stop.is_set():
         try:
             gone = gone_points(listing, known, folder, id_prefix, confirmed=prune_many)
-            result.pruned = sink.delete(gone) if gone else 0
+            result.pruned = sink.delete(gone) if gone and not stop.is_set() else 0
         except (SourceUnreachable, TooManyGone) as error:
             result.not_pruned = error  # what was indexed before stays indexed
+    result.interrupted = stop.is_set()
     result.seconds = time.perf_counter() - begun
     on_chunk(result)
     return result

@@ -43,8 +43,8 @@ def renamed_sources(
         elif (root := point.source.path.removesuffix(f"/{point.relative}")) != point.source.path:
             elsewhere[root].append(point)
     listed = {image.id: image.path for image in listing.images} if elsewhere else {}
-    for points in elsewhere.values():
-        if _moved(points, listed):
+    for root, points in elsewhere.items():
+        if not _is_empty(root) and _moved(points, listed):
             renamed += [point for point in points if is_missing(point.source.path)]
     named = {point.id: replace(point.source, path=folder.path_of(point.relative)) for point in renamed}
     return {id_: source for id_, source in named.items() if _can_be_kept(source)}
@@ -56,6 +56,14 @@ def _with_other_paths(known: Mapping[str, Stored], folder: SourceFolder, prefix:
         if stored.source is None or not id_.startswith(prefix) or stored.source.path == folder.path_of(relative):
             continue
         yield Relisted(id_, relative, stored, stored.source)
+
+
+def _is_empty(root: str) -> bool:
+    """Say whether a folder is there and empty, as a mount point is without its disk: then its files are away, and not gone."""
+    try:
+        return not any(Path(root).iterdir())
+    except OSError:
+        return False
 
 
 def _moved(points: list[Relisted], listed: Mapping[str, Path]) -> bool:

@@ -124,6 +124,20 @@ def test_u01_a_copy_of_a_folder_that_is_still_there_takes_nothing_from_it(photos
     assert photos.files == {name: f"{old}/{name}" for name in NAMES}
 
 
+def test_u01_a_copy_on_another_disk_prunes_nothing_while_the_first_is_not_mounted(
+    photos: Photos, filled: Filled
+) -> None:
+    mounted = filled("a", *NAMES)
+    photos.index(mounted)
+    copy = shutil.copytree(mounted, mounted.with_name("b"))
+    (copy / NAMES[0]).unlink()
+    shutil.rmtree(mounted)
+    mounted.mkdir()
+    result = photos.index(copy, prune=True, prune_many=True)
+    assert (result.unchanged, result.pruned) == (5, 0)
+    assert photos.files[NAMES[0]] == f"{mounted}/{NAMES[0]}"
+
+
 def test_u02_other_pictures_under_the_names_of_a_folder_that_is_gone_are_no_folder_that_moved(
     photos: Photos, filled: Filled
 ) -> None:

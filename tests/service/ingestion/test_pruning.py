@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -225,6 +226,16 @@ def test_u01_a_file_that_is_refused_or_vanishes_while_the_job_runs_stays(photos:
     result = photos.index(source, prune=True)
     assert (result.refused, pruned(result)) == (1, 0)
     assert "cat/00.png" in photos.files
+
+
+def test_u01_a_job_that_is_stopped_while_it_looks_for_what_is_gone_prunes_nothing(
+    photos: Photos, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    (source / "cat/00.png").unlink()
+    monkeypatch.setattr(pruning, "_missing_from", lambda folder, _: stop.set() or folder.path)
+    result = photos.index(source, prune=True, stop=stop)
+    assert (result.interrupted, result.pruned, len(photos.files)) == (True, 0, 20)
 
 
 def test_u01_a_prefix_prunes_its_own(photos: Photos, source: Path) -> None:
