@@ -129,7 +129,7 @@ def test_u02_over_http_a_prefix_keeps_both_and_what_was_replaced_is_said(
     (rolls[0] / NAMES[0]).write_bytes(encoded(picture(seed=99)))
     code, out, err = run(rolls[0], *there)
     assert (code, "0 created, 1 replaced, 2 unchanged, 0 refused" in out) == (0, True)
-    assert err.startswith("points with other content that were replaced: 1;")
+    assert "points with other content that were replaced: 1;" in err
     assert "--id-prefix" in err
     (rolls[0] / NAMES[0]).write_bytes(encoded(picture(seed=98)))
-    assert run(rolls[0], *there, "--replace-sources")[2] == ""
+    assert "other content" not in run(rolls[0], *there, "--replace-sources")[2]
