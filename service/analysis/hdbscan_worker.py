@@ -6,15 +6,19 @@ seconds at a time, in which the service would answer nobody.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from tempfile import TemporaryFile
 
 import numpy as np
 
+from backbone.interpreter import module_command, module_environment
 from service.analysis.centroids import NOISE, Clusters
 from service.concurrency.child_process import give_way, run_child
 from service.points import Vector
+
+_MODULE = "service.analysis.hdbscan_worker"  # this one, as the child runs it
 
 
 def hdbscan(points: Vector, min_size: int, check: Callable[[], None]) -> Clusters:
@@ -27,7 +31,8 @@ def hdbscan(points: Vector, min_size: int, check: Callable[[], None]) -> Cluster
     with TemporaryFile() as given, TemporaryFile() as said:  # a pipe would have to be attended to
         np.save(given, points, allow_pickle=False)
         given.seek(0)
-        run_child("service.analysis.hdbscan_worker", [str(min_size)], check, stdin=given, stdout=said)
+        command = module_command(_MODULE, str(min_size))
+        run_child(_MODULE, command, module_environment(os.environ), check, stdin=given, stdout=said)
         said.seek(0)
         found: Clusters = np.load(said, allow_pickle=False)
         return found

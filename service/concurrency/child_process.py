@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from tempfile import TemporaryFile
 from typing import IO
 
-from backbone.interpreter import module_command, module_environment
-
 # A tenth of what a search gets where both want a core: at 19, or idle only, a busy service would never be done.
 NICENESS = 10
 POLL_S = 0.1  # seconds between two looks at whether to stop
@@ -30,25 +28,24 @@ class ChildFailed(Exception):
 
 
 def run_child(
-    module: str,
-    arguments: Sequence[str],
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
     check: Callable[[], None],
     stdin: IO[bytes] | None = None,
     stdout: IO[bytes] | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run `python -m module ARGUMENTS PARENT` to its end; it calls `give_way(PARENT)` first.
+    """Run `COMMAND PARENT` to its end; it calls `give_way(PARENT)` first, and errors call it `name`.
 
     `check` is called ten times a second and may raise to stop the child. Raises ChildFailed.
     """
-    command = module_command(module, *arguments, str(os.getpid()))
     with TemporaryFile() as stderr:  # a pipe would have to be attended to
         child = subprocess.Popen(  # noqa: S603 - our own words
-            command,
+            [*command, str(os.getpid())],
             stdin=stdin or subprocess.DEVNULL,
             stdout=stdout or stderr,
             stderr=stderr,
-            env=module_environment({**os.environ, **(environment or {})}),
+            env=environment,
         )
         try:
             while child.poll() is None:
@@ -61,7 +58,7 @@ def run_child(
         if child.returncode != 0:
             stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - STDERR_BYTES))
             lines = stderr.read().decode(errors="replace").strip().splitlines()
-            raise ChildFailed(f"{module} ended with {child.returncode}: {lines[-1] if lines else 'no word'}")
+            raise ChildFailed(f"{name} ended with {child.returncode}: {lines[-1] if lines else 'no word'}")
 
 
 def give_way(parent: int) -> None:

@@ -8,6 +8,7 @@ done at a low priority, too.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from backbone.interpreter import module_command, module_environment
 from service.concurrency.child_process import give_way, run_child
 from service.index import planner
 from service.index.approximate import ApproximateIndex, SearchEffort
@@ -26,6 +28,7 @@ from service.points import Vector
 VECTORS, INDEX = "vectors.f32", "index.faiss"
 MORE = "more.f32"  # the vectors that come behind those of the index that grows
 _BUILT = "built.json"
+_MODULE = "service.index.build_worker"  # this one, as the child runs it
 _COPIED_BYTES = 2**20  # at a time
 
 
@@ -62,9 +65,8 @@ def build(
     task = _Task(str(folder), dimension, threads)
     if grown is not None:
         task = _Task(str(folder), dimension, threads, str(grown.path), asdict(grown.effort))
-    run_child(
-        "service.index.build_worker", [json.dumps(asdict(task))], check, environment={"OMP_NUM_THREADS": str(threads)}
-    )
+    environment = module_environment({**os.environ, "OMP_NUM_THREADS": str(threads)})
+    run_child(_MODULE, module_command(_MODULE, json.dumps(asdict(task))), environment, check)
     built = json.loads((folder / _BUILT).read_bytes())
     (folder / _BUILT).unlink()
     return Built(None if built["reach"] is None else SearchEffort(**built["reach"]), built["files"])
