@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 _LEAST, _MOST = -(2**31), 2**32 - 1  # of 32 bits, signed or not
 EXAMPLE = "0:4095"
+ALL_OF_16_BITS = "0:65535"  # what counts where nothing is given; then no 32 bits are taken
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class ValueRange:
             return cls(int(low) if colon else 0, int(high))
         except ValueError:
             raise ValueError(f"{text!r} is no range of values; give low:high, for instance {EXAMPLE}") from None
+
+    @classmethod
+    def unless_all(cls, text: str) -> Self | None:
+        """Read a range as `of` does; None where it is what counts anyway."""
+        return None if text == ALL_OF_16_BITS else cls.of(text)
 
     def __str__(self) -> str:
         return f"{self.low}:{self.high}"

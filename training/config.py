@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from backbone.durable import read_file
-from backbone.value_range import ValueRange
+from backbone.value_range import ALL_OF_16_BITS, ValueRange
 from training.config_text import AS_NAMED, read_value, write_value
 from training.errors import ConfigInvalid
 
@@ -73,9 +73,7 @@ class TrainingConfig:
     pooling: Literal["cls", "mean", "cls+mean"] = "cls"  # the token that DINO trains and measures its kNN with
     labels: Literal["folders", "none"] = "folders"  # only the online kNN looks at them; the losses never do
     exclude: tuple[str, ...] = ()  # patterns of paths to leave out (backbone/exclude_pattern.py); all images count
-    value_range: RangeText | None = (
-        None  # black and white of grey of 16 and 32 bits, such as 0:4095; None: all of 16 bits
-    )
+    value_range: RangeText = ALL_OF_16_BITS  # black and white of deep grey; no file says if it uses less
     licence: str = "NOASSERTION"  # SPDX; of weights from scratch only the owner of the images can say
 
     max_steps: int | None = None  # a run ends at the first of the three limits that it reaches;

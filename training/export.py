@@ -16,7 +16,7 @@ from backbone.factory import build
 from backbone.file_names import readable
 from backbone.model import Backbone
 from backbone.preprocess import Preprocess
-from backbone.value_range import ValueRange
+from backbone.value_range import ALL_OF_16_BITS, ValueRange
 from backbone.weights import load_strict, read_hub_weights
 from training.checkpoints import Checkpoint, is_checkpoint, newest_valid, read_checkpoint
 from training.errors import CheckpointInvalid
@@ -78,11 +78,11 @@ def export_checkpoint(checkpoint: Checkpoint, out: Path, *, onnx: bool = True) -
     if problems:
         raise CheckpointInvalid(f"the checkpoint does not fit its own architecture: {problems}; use an earlier one.")
     network.pooling = checkpoint.config["pooling"]
-    given = checkpoint.config.get("value_range")  # older checkpoints know of none
+    given = checkpoint.config.get("value_range", ALL_OF_16_BITS)  # older ones know of none
     return write_artifact(
         out,
         network,
-        Preprocess.for_image_size(checkpoint.config["image_size"], None if given is None else ValueRange.of(given)),
+        Preprocess.for_image_size(checkpoint.config["image_size"], ValueRange.unless_all(given)),
         licence=checkpoint.config["licence"],
         lineage=checkpoint.lineage,
         training=_summary(checkpoint),

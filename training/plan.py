@@ -10,6 +10,7 @@ from backbone.dim_images import dim_note
 from backbone.durable import LOCK_NAME, lock_directory, refuse_non_empty, remove_leftovers, write_file
 from backbone.errors import OutputNotEmpty
 from backbone.listing import ImageList, list_images
+from backbone.value_range import ALL_OF_16_BITS
 from training.checkpoints import Checkpoint
 from training.config import ResolvedConfig, TrainingConfig
 from training.config_text import AS_NAMED
@@ -45,7 +46,7 @@ def make_plan(data: Path, out: Path, config: TrainingConfig, resume: Resume | No
     images = list_images(data, labels=keys.labels, exclude=keys.exclude)
     for note in images.notes:
         reporter.say(note)
-    if keys.value_range is None and (dim := dim_note(images.images)) is not None:
+    if keys.value_range == ALL_OF_16_BITS and (dim := dim_note(images.images)) is not None:
         reporter.say(f"{dim}: value_range=0:4095")
     inventory = Inventory.of(images.images)
     split = split_images(images.images, keys.held_out, keys.knn_images, keys.seed)

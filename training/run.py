@@ -200,7 +200,7 @@ def _alarm(config: ResolvedConfig) -> CollapseAlarm | None:
 
 
 def _value_range(config: ResolvedConfig) -> ValueRange | None:
-    return None if config.value_range is None else ValueRange.of(config.value_range)
+    return ValueRange.unless_all(config.value_range)
 
 
 def _probe(config: ResolvedConfig, split: Split) -> Probe | TwoViewProbe | None:

@@ -11,6 +11,7 @@ from pictures import encoded, picture
 from PIL import Image
 from rich.console import Console
 
+from backbone.value_range import ALL_OF_16_BITS
 from training.config import TrainingConfig
 from training.errors import ConfigInvalid
 from training.plan import Plan, make_plan, write_plan
@@ -57,7 +58,7 @@ def test_u16_a_run_says_that_images_are_dim_and_keeps_the_range_that_it_is_given
     with pytest.raises(ConfigInvalid, match="value_range was"):
         planned(photos, out, Resume({"value_range": "0:1023"}))
     assert TrainingConfig.load(None, ["value_range=4095"]).value_range == "4095"
-    assert TrainingConfig.load(None, []).value_range is None
+    assert TrainingConfig.load(None, []).value_range == ALL_OF_16_BITS
     with pytest.raises(ConfigInvalid, match=r"value_range.*for instance 0:4095"):
         TrainingConfig.load(None, ["value_range=dark"])
 
