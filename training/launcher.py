@@ -79,6 +79,9 @@ class World:
         return self.rank == 0
 
 
+ALONE = World(1, 0, 0, 1)  # no launcher; the keys say how many processes this one starts
+
+
 class Asked(NamedTuple):
     """The number of processes that the keys ask for."""
 

@@ -166,7 +166,7 @@ def _fit(world: World, module: TrainingModule, watch: Watch, plan: Plan, out: Pa
     views = MultiCrop(section(config, ViewConfig), config.seed)
     dataset = TrainingImages(plan.split.training, views, DecodeLimits(), config.seed, _value_range(config))
     with quiet_lightning():
-        trainer = make_trainer(config, world, out, watch)
+        trainer = make_trainer(config, out, watch, world)
         with named_failures(trainer, world):
             trainer.fit(module, Loading(dataset, config, module.step, lambda: watch.begin(module)))
             part()  # what follows is the first process's alone, and may take longer than the others wait

@@ -18,11 +18,11 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from training.config import TrainingConfig
 from training.errors import ConfigInvalid
-from training.launcher import World
+from training.launcher import ALONE, World
 from training.loading import expected_processes
 
 
-def make_trainer(config: TrainingConfig, world: World, out: Path, callback: Callback) -> Trainer:
+def make_trainer(config: TrainingConfig, out: Path, callback: Callback, world: World = ALONE) -> Trainer:
     """Return a trainer for these keys in this world; what it would write or print itself is off.
 
     Raises:
@@ -31,12 +31,12 @@ def make_trainer(config: TrainingConfig, world: World, out: Path, callback: Call
     # It was read from the environment when Lightning was imported, whatever that meant.
     rank_zero_only.rank = world.rank  # type: ignore[attr-defined]
     try:
-        return _trainer(config, world, out, callback)
+        return _trainer(config, out, callback, world)
     except MisconfigurationException as error:
         raise ConfigInvalid(f"{str(error).strip().splitlines()[0]} (devices={config.devices})") from error
 
 
-def _trainer(config: TrainingConfig, world: World, out: Path, callback: Callback) -> Trainer:
+def _trainer(config: TrainingConfig, out: Path, callback: Callback, world: World) -> Trainer:
     several = config.strategy == "ddp" or expected_processes(config) > 1
     return Trainer(
         accelerator="auto",
