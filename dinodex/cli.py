@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from backbone.interpreter import safe_children
-from dinodex import cli_backup, cli_client, cli_demo, cli_eval, cli_keys, cli_service, cli_training, cli_votes
+from dinodex import (
+    cli_backup,
+    cli_client,
+    cli_demo,
+    cli_eval,
+    cli_index,
+    cli_keys,
+    cli_service,
+    cli_training,
+    cli_votes,
+)
 from dinodex.any_text import show_any_text
 from dinodex.ending import Ending
 
@@ -23,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (cli_training, cli_eval, cli_service, cli_client, cli_votes, cli_keys, cli_backup, cli_demo):
+for part in (cli_training, cli_eval, cli_service, cli_index, cli_client, cli_votes, cli_keys, cli_backup, cli_demo):
     part.add_to(app)
 
 
