@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from service.ingestion.incoming import Incoming, PutResult
-from service.points import Source, Stored
-
-
-@dataclass(frozen=True)
-class IndexedFile(Stored):
-    """A point that came from a file, as its collection has it."""
-
-    source: Source
+from service.points import Stored
 
 
 class Sink(Protocol):

@@ -170,16 +170,9 @@ class Collection:
 
     def stored(self, ids: Sequence[str] | None = None) -> dict[str, Stored]:
         """Return content hash, label and source of those of these ids that are there, or of every point."""
-        return self._stored(EVERYTHING if ids is None else Ids(tuple(ids)))
-
-    def sources(self) -> dict[str, Stored]:
-        """Return content hash, label and source of every point that came from a file."""
-        return {id_: stored for id_, stored in self._stored(EVERYTHING).items() if stored.source is not None}
-
-    def _stored(self, condition: Condition) -> dict[str, Stored]:
         self._alive()
         with self._database.snapshot() as connection:
-            return self._records.stored(connection, condition)
+            return self._records.stored(connection, EVERYTHING if ids is None else Ids(tuple(ids)))
 
     def scroll(
         self,

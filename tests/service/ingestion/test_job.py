@@ -17,8 +17,7 @@ from service.ingestion import job
 from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.job import IndexResult, index_folder, stopping_on_sigterm
 from service.ingestion.refusal_report import Refusal
-from service.ingestion.sinks import IndexedFile
-from service.points import check_source
+from service.points import Stored, check_source
 
 PER_CLASS = 3
 
@@ -27,14 +26,14 @@ class Memory:
     """A sink in a dictionary; refuses what starts with `bad`, and remembers how much it had at once."""
 
     def __init__(self) -> None:
-        self.points: dict[str, IndexedFile] = {}
+        self.points: dict[str, Stored] = {}
         self.puts = 0
         self.at_once = 0
         self.most_at_once = 0
         self.lock = threading.Lock()
         self.before_put: Callable[[], None] = lambda: None
 
-    def known(self) -> Mapping[str, IndexedFile]:
+    def known(self) -> Mapping[str, Stored]:
         return dict(self.points)
 
     def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
@@ -55,7 +54,7 @@ class Memory:
                 same = known is not None and known.content_hash == item.content_hash
                 status: Any = "created" if known is None else "unchanged" if same else "replaced"
                 assert item.label is None or isinstance(item.label, str)
-                self.points[item.id] = IndexedFile(item.content_hash, item.label, item.source)
+                self.points[item.id] = Stored(item.content_hash, item.label, item.source)
                 placed.append(PutResult(item.id, status))
             self.at_once -= len(items)
         return placed

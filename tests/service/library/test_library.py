@@ -155,7 +155,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         for b, a in zip(before, after, strict=True):
             assert [(h.id, h.score, h.label, h.payload) for h in b] == [(h.id, h.score, h.label, h.payload) for h in a]
         assert collection.picture("q") == b"jpeg"
-        assert collection.sources()["q"].source == Source("q.png", 4, 5)
+        assert collection.stored()["q"].source == Source("q.png", 4, 5)
 
 
 def test_a_closed_library_says_so(tmp_path: Path) -> None:
@@ -254,10 +254,10 @@ def test_pictures_are_kept_as_the_collection_says(library: Library) -> None:
 def test_what_is_stored_is_known_by_hash_and_source(collection: Collection) -> None:
     a = np.ones(D)
     collection.put([new("x", a, source=Source("x.png", 1, 2)), new("y", a)])
-    assert collection.stored(["x", "absent"]) == {"x": collection.sources()["x"]}
+    assert collection.stored(["x", "absent"]) == {"x": collection.stored()["x"]}
     assert collection.stored(["y"])["y"].content_hash == hash_vector(a)
     assert collection.stored(["y"])["y"].source is None
-    assert list(collection.sources()) == ["x"]
+    assert list(collection.stored()) == ["x", "y"]
 
 
 def test_a_scroll_lists_each_point_once_in_the_order_of_ids(collection: Collection) -> None:
