@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.index.positions import Positions, PositionSet, bits
+from service.index.sharp_cosines import sharpen
 from service.points import Vector
 
 Kind = Literal["hnsw", "ivf"]
@@ -160,6 +161,7 @@ class ApproximateIndex:
             block = slice(start, start + BLOCK_QUERIES)
             scores[block] = np.matmul(vectors[at[block]], queries[block][:, :, None])[:, :, 0]
         scores[at < 0] = -np.inf
+        sharpen(scores, queries, vectors, at)
         order = np.lexsort((at, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(at, order, axis=1)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from service.index.approximate import ApproximateIndex
 from service.index.positions import Bitmap, Positions, PositionSet, bits, packed, unpacked
-from service.index.sharp_cosines import sharpen
+from service.index.sharp_cosines import may_be_of_copies, sharpen
 from service.points import Rows, Vector
 
 NO_ROW = -1  # stands where fewer than k vectors could be found
@@ -86,8 +86,6 @@ class Segment:
             scores, at = self._approximately(self.approximate, queries, k, selected)
         else:
             scores, at = search_exactly(self.vectors[: self.count], queries, k, selected)
-        if sharpen(scores, queries, self.vectors, at):
-            scores, at = best([scores], [at], k)
         none = at < 0
         scores[none] = -np.inf
         return scores, np.where(none, NO_ROW, self.rows[at])
@@ -116,18 +114,24 @@ def search_exactly(vectors: Vector, queries: Vector, k: int, selected: PositionS
     """Compare queries [Q, D] with all vectors [N, D], or the selected ones: cosines [Q, k] and positions [Q, k], -1 for none.
 
     Equal cosines are in the order of positions, also where k cuts through them: so that it is always the same copies of an
-    image that are found, whatever k.
+    image that are found, whatever k. And copies come before what is only near, of which float32 may put any number first.
     """
-    wide = k + 1  # one more shows whether k cuts through equal ones
-    scores, at = _compared(vectors, queries, wide, selected)
-    cut = np.flatnonzero((scores[:, k - 1] == scores[:, k]) & (at[:, k] >= 0))
-    scores, at = scores[:, :k].copy(), at[:, :k].copy()
-    while len(cut) and wide < MOST_EQUAL:
-        wide = min(4 * wide, MOST_EQUAL)
-        more, among = _compared(vectors, queries[cut], wide, selected)
-        scores[cut], at[cut] = more[:, :k], among[:, :k]
-        cut = cut[(more[:, k - 1] == more[:, -1]) & (among[:, -1] >= 0)]
+    scores = np.empty((len(queries), k), np.float32)
+    at = np.empty((len(queries), k), np.int64)
+    left, wide = np.arange(len(queries)), k + 1  # one more shows whether k cuts through equal ones
+    while len(left):
+        some, where = _compared(vectors, queries[left], wide, selected)
+        cut = (some[:, k - 1] == some[:, -1]) | may_be_of_copies(some[:, -1], queries.shape[1])
+        cut &= (where[:, -1] >= 0) & (wide < MOST_EQUAL)
+        scores[left[~cut]], at[left[~cut]] = _k_best(some[~cut], where[~cut], vectors, queries[left[~cut]], k)
+        left, wide = left[cut], min(4 * wide, MOST_EQUAL)
     return scores, at
+
+
+def _k_best(scores: Vector, at: Positions, vectors: Vector, queries: Vector, k: int) -> tuple[Vector, Positions]:
+    if sharpen(scores, queries, vectors, at):
+        scores, at = best([scores], [at], k)
+    return scores[:, :k], at[:, :k]
 
 
 def _compared(vectors: Vector, queries: Vector, k: int, selected: PositionSet | None) -> tuple[Vector, Positions]:

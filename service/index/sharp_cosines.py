@@ -19,12 +19,18 @@ OF_THE_LENGTHS = 4  # times the unit roundoff: both vectors' lengths, each withi
 BLOCK = 4096  # pairs at a time: two times 12 MB of 384-d vectors
 
 
+def may_be_of_copies(scores: Vector, dimension: int) -> npt.NDArray[np.bool_]:
+    """Say which cosines, added in float32, may be those of equal vectors or, below 0, of opposite ones."""
+    may: npt.NDArray[np.bool_] = np.abs(scores) >= 1.0 - (dimension + OF_THE_LENGTHS) * UNIT_ROUNDOFF
+    return may
+
+
 def sharpen(scores: Vector, queries: Vector, vectors: Vector, at: npt.NDArray[np.int64]) -> bool:
     """Correct cosines [Q, k] of queries [Q, D] and the vectors [N, D] that stand at [Q, k], in place; at -1 there is none.
 
     Return whether any was near enough to 1 or -1 to be looked at; their order may be another then.
     """
-    near = (np.abs(scores) >= 1.0 - (queries.shape[1] + OF_THE_LENGTHS) * UNIT_ROUNDOFF) & (at >= 0)
+    near = may_be_of_copies(scores, queries.shape[1]) & (at >= 0)
     if not near.any():
         return False
     rows, columns = np.nonzero(near)

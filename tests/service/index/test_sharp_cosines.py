@@ -76,3 +76,13 @@ def test_u18_an_approximate_index_scores_copies_as_an_exact_one_does(kind: str) 
     assert (scores[there] == 1.0).all()
     alone, _ = built.view().search(vectors[:1], 2, exact=True)
     assert alone.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("limit", [1, 10])
+def test_u18_copies_come_before_any_number_of_near_vectors(limit: int) -> None:
+    vectors = units(1, 384)
+    near = unit_rows(vectors + np.random.default_rng(1).normal(size=(300, 384)) * 2e-5, 384)
+    assert (near @ vectors[0] >= np.float32(1.0)).sum() > 10  # as float32 has it
+    scores, rows = view_of(near, np.repeat(vectors, 10, axis=0)).search(vectors, limit)
+    assert (scores == 1.0).all()
+    assert rows.tolist() == [list(range(300, 300 + limit))]
