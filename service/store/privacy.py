@@ -26,9 +26,9 @@ log = structlog.get_logger("service")
 
 
 def create_private(path: Path) -> None:
-    """Make an empty file for its owner alone, where there is none: SQLite would make it by the umask."""
+    """Make an empty file for its owner alone, where there is none: SQLite would make it by the umask, also where a link leads to."""
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
+        os.close(os.open(os.path.realpath(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
 
 
 def check_directory(directory: Path) -> None:

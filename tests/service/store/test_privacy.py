@@ -74,6 +74,17 @@ def test_u11_all_that_a_library_writes_is_its_owner_s_alone(
     assert is_private(home)
 
 
+def test_u11_a_library_that_a_link_leads_to_is_its_owner_s_alone(tmp_path: Path) -> None:
+    data, disk = tmp_path / "data", tmp_path / "disk.sqlite3"
+    data.mkdir()
+    (data / DATABASE_NAME).symlink_to(disk)
+    with Library.open(data) as library:
+        fill(library)
+        assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.glob("disk*")} == {
+            disk.name + ending: 0o600 for ending in ("", "-wal", "-shm")
+        }
+
+
 def test_u11_a_backup_is_private_from_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Library.open(tmp_path / "data") as library:
         fill(library)
