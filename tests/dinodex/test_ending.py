@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,16 @@ def started(
     )
 
 
+@contextmanager
+def ctrl_c(meaning: signal.Handlers) -> Iterator[None]:
+    """Let processes that are started meanwhile begin with this meaning of Ctrl-C."""
+    before = signal.signal(signal.SIGINT, meaning)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=60)
     return process.returncode, out or "", err
@@ -68,11 +80,8 @@ def test_u14_an_error_in_a_thread_ends_the_command_that_waits_for_it_or_goes_on(
 
 
 def test_u14_an_error_in_a_thread_ends_a_command_to_which_ctrl_c_means_nothing() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background
-    try:
+    with ctrl_c(signal.SIG_IGN):  # as a shell does for what runs in the background
         process = started("fail", "thread")
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert ended(process)[0] == 70
 
 
@@ -95,7 +104,8 @@ def test_u14_what_fails_in_a_destructor_changes_nothing() -> None:
 
 
 def test_u14_ctrl_c_is_one_word() -> None:
-    process = started("fail", "wait")
+    with ctrl_c(signal.SIG_DFL):  # the tests themselves may run in the background
+        process = started("fail", "wait")
     assert process.stdout
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
