@@ -47,7 +47,7 @@ class FileReader:
         id_ = self.id_of(image)
         there = self.known.get(id_)
         ours = there is None or self._is_ours(there, image, status)
-        if there is not None and ours and there.label == image.label and _same_file(there, status):
+        if there is not None and ours and there.label == image.label and _is_as_kept(there.source, status):
             return None
         mounted = image.path.parent.stat().st_dev != self.folder.device
         source = Source(self.folder.path_of(image.id), status.st_size, kept_time(status.st_mtime_ns), mounted)
@@ -76,11 +76,19 @@ class FileReader:
         return (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)  # the same file by another path
 
 
-def _same_file(there: Stored, now: os.stat_result) -> bool:
-    return there.source is not None and (there.source.size, there.source.mtime_ns) == (
-        now.st_size,
-        kept_time(now.st_mtime_ns),
-    )
+def _is_as_kept(source: Source | None, now: os.stat_result) -> bool:
+    return source is not None and (source.size, source.mtime_ns) == (now.st_size, kept_time(now.st_mtime_ns))
+
+
+def _has_left(source: Source) -> bool:
+    """Say whether nothing is where a file was indexed, or another file. What cannot be looked at has not left."""
+    if is_missing(source.path):
+        return True
+    try:
+        now = Path(source.path).stat()
+    except OSError:
+        return False
+    return not _is_as_kept(source, now)
 
 
 def _beside(there: Stored, item: Incoming) -> Incoming | None:
@@ -90,7 +98,7 @@ def _beside(there: Stored, item: Incoming) -> Incoming | None:
         raise OtherSource(
             f"its id belongs to {whose}; give these files ids of their own with --id-prefix, or say --replace-sources."
         )
-    if there.source is None or is_missing(there.source.path):
+    if there.source is None or _has_left(there.source):
         return item  # this folder was indexed over REST before, or the picture moved here
     if there.label == item.label:
         return None

@@ -141,6 +141,17 @@ def test_u02_one_picture_that_moved_to_another_folder_takes_its_point_along(
     assert photos.files["DSC_0.jpg"] == f"{roll2}/DSC_0.jpg"
 
 
+def test_u02_pictures_that_moved_away_keep_their_points_from_those_that_came_in_their_place(
+    photos: Photos, roll1: Path, filled: Filled
+) -> None:
+    archive = roll1.rename(roll1.parent / "archive")
+    filled("roll1", *NAMES, content="new")
+    assert counts(photos.index(archive)) == (0, 0, 3, 0)
+    assert photos.files == {name: f"{archive}/{name}" for name in NAMES}
+    assert counts(photos.index(roll1)) == (0, 0, 0, 3)
+    assert photos.has("DSC_0.jpg", b"1DSC_0.jpg")
+
+
 def test_u02_files_that_have_points_of_other_ids_are_counted(photos: Photos, filled: Filled) -> None:
     folder = filled("a", "cat/1.jpg", "cat/2.jpg", "dog/1.jpg")
     assert photos.index(folder / "cat").listed_twice == 0
