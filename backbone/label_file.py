@@ -158,16 +158,19 @@ def _text_of(cell: str) -> str:
 
 
 def _kept(file: Path, number: int, label: str) -> str:
-    """Return a label that the store will take: no control characters, no lone surrogates (bytes that are not UTF-8)."""
+    """Return a label that the store will take: UTF-8 text without control characters."""
+    if not is_text(label):
+        raise DataInvalid(f"{file}, row {number} is not UTF-8 text; save the file as UTF-8.")
     if len(label) > _MAX_LABEL_CHARS:
         raise DataInvalid(
             f"{file}, row {number}: the label has {len(label):,} characters; up to {_MAX_LABEL_CHARS} are kept."
         )
-    bad = next((character for character in label if unicodedata.category(character) in ("Cc", "Cs")), None)
+    if "\n" in label:
+        raise DataInvalid(f"{file}, row {number}: the label has several lines; close its quote, or write one line.")
+    bad = next((character for character in label if unicodedata.category(character) == "Cc"), None)
     if bad is not None:
         raise DataInvalid(
-            f"{file}, row {number}: the label contains the character U+{ord(bad):04X}, which cannot be kept; leave it out, and save "
-            "the file as UTF-8."
+            f"{file}, row {number}: the label contains the character U+{ord(bad):04X}, which cannot be kept; leave it out."
         )
     return label
 
