@@ -48,17 +48,21 @@ def image_format(data: bytes) -> str | None:
     return _heif_format(data) if data[4:8] == b"ftyp" else None
 
 
-def formats_named(text: str) -> tuple[str, ...]:
+def formats_named(text: str, *, read_here: bool = True) -> tuple[str, ...]:
     """Return the formats of a list such as `jpeg, png`.
 
+    Args:
+        text: their names, with commas.
+        read_here: whether this machine is to read them, and not a service.
+
     Raises:
-        ValueError: one that is not known, or not read here; it says which, and what to do.
+        ValueError: one that is not known, or is to be read here and cannot be; it says which, and what to do.
     """
     named = tuple(name.strip().upper().replace("JPG", "JPEG") for name in text.split(","))
     for name in named:
         if name not in KNOWN_FORMATS:
             raise ValueError(f"{name.lower()!r} is not one of {', '.join(KNOWN_FORMATS).lower()}")
-        if name not in INSTALLED_FORMATS:
+        if read_here and name not in INSTALLED_FORMATS:
             raise ValueError(f"{name.lower()!r} needs a decoder that is not installed; {_HOW_TO_GET[name]}")
     return named
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from backbone.errors import DataInvalid, PathMissing, StorageFailed
 from backbone.exclude_pattern import ExcludePattern
 from backbone.folder_walk import FolderWalk, Scope
-from backbone.formats import ENDINGS_OF_HEIF, INSTALLED_FORMATS, hint_for
+from backbone.formats import ALL_FORMATS, ENDINGS_OF_HEIF, INSTALLED_FORMATS, hint_for
 from backbone.label_file import FileLabels, read_labels
 from backbone.left_out import LeftOut
 from backbone.list_file import NamedFiles, read_list
@@ -49,7 +49,7 @@ class ImageList:
     scope: Scope
     left_out: LeftOut
     is_folder: bool  # else a list file named the images
-    remarks: tuple[str, ...] = ()  # on the files that name images and labels
+    remarks: tuple[str, ...] = ()  # on formats that could be read, and on the files that name images and labels
 
     def covers(self, relative: str) -> bool:
         """Tell whether a file of this path below the root, with `/`, would have been looked at: of a list, only what it names."""
@@ -59,10 +59,9 @@ class ImageList:
     def notes(self) -> tuple[str, ...]:
         """Return what a person has to know about this listing, a line each: what was left out, and labels that may not be meant."""
         notes = [str(self.left_out)] if str(self.left_out) else []
-        notes += sorted({hint for ending in self.left_out.endings if (hint := hint_for(ending)) is not None})
+        notes += self.remarks
         idle = [pattern.text for pattern in self.scope.exclude if not self.left_out.excluded[pattern.text]]
         notes += [f"nothing is left out by exclude ({text})" for text in idle]
-        notes += self.remarks
         if self._is_split():
             one = next((name for name in self.classes if name.lower().startswith("train")), self.classes[0])
             notes.append(
@@ -112,14 +111,29 @@ def list_images(
     scope = Scope(endings, tuple(ExcludePattern.of(text) for text in exclude))
     is_folder = source.is_dir()
     files = _from_folder(source, scope) if is_folder else read_list(source, scope)
+    hints = _hints(files.left_out, formats)
     if not files.paths:
-        reason = f"; {files.left_out}" if str(files.left_out) else ""
-        raise DataInvalid(f"{source} holds no images; looked for files ending in {' '.join(endings)}{reason}.")
+        wanted = _looked_for(endings) if is_folder else "a list has the path of one on each line"
+        reasons = [text for text in (wanted, str(files.left_out), *hints) if text]
+        raise DataInvalid(f"{source} holds no images; {'; '.join(reasons)}.")
     ids = sorted(files.paths)
     named = _labels(labels, ids, files.root)
     images = tuple(ListedImage(id_, files.root / id_, named.by_id.get(id_)) for id_ in ids)
     classes = tuple(sorted(set(named.by_id.values())))
-    return ImageList(files.root, images, classes, scope, files.left_out, is_folder, (*files.notes, *named.notes))
+    return ImageList(
+        files.root, images, classes, scope, files.left_out, is_folder, (*hints, *files.notes, *named.notes)
+    )
+
+
+def _looked_for(endings: tuple[str, ...]) -> str:
+    return f"looked for files ending in {' '.join(endings)}"
+
+
+def _hints(left_out: LeftOut, formats: tuple[str, ...]) -> list[str]:
+    """Return what to install so that more is read; nothing to who asked for certain formats, or has a service read them."""
+    if not set(ALL_FORMATS) <= set(formats):
+        return []
+    return sorted({hint for ending in left_out.endings if (hint := hint_for(ending)) is not None})
 
 
 def _must_exist(source: Path) -> None:

@@ -180,7 +180,7 @@ def _formats(given: str | None, *, remote: bool) -> tuple[str, ...]:
     if given is None:
         return SERVICE_FORMATS if remote else INSTALLED_FORMATS
     try:
-        return formats_named(given)
+        return formats_named(given, read_here=not remote)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--formats") from error
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pictures import encoded, picture
 
-from backbone.formats import ALL_FORMATS, KNOWN_FORMATS, formats_named, hint_for, image_format
+from backbone.errors import DataInvalid
+from backbone.formats import ALL_FORMATS, KNOWN_FORMATS, SERVICE_FORMATS, formats_named, hint_for, image_format
 from backbone.listing import list_images
 
 
@@ -63,6 +64,14 @@ def test_u06_where_no_decoder_is_installed_a_person_is_told_what_to_install(
         ValueError, match=r"'heic' needs a decoder that is not installed; pip install 'dinodex\[heif\]'"
     ):
         formats_named("jpeg,heic")
+    assert formats_named("jpeg,heic", read_here=False) == ("JPEG", "HEIC")  # a service may have the decoder
+    assert list_images(tmp_path, formats=SERVICE_FORMATS).notes == notes[:1]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(
+        DataInvalid, match=r"left out: 2 \.heic, 1 \.heif, 1 \.txt; \.heic files are read after pip install"
+    ):
+        list_images(tmp_path, formats=ALL_FORMATS)
+    (tmp_path / "a.png").write_bytes(b"")
     monkeypatch.setattr("backbone.formats.INSTALLED_FORMATS", KNOWN_FORMATS)
     assert hint_for(".heic") is None
     assert hint_for(".svg") is None

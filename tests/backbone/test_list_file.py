@@ -97,7 +97,7 @@ UNCLEAR = {
     "UTF-16 without its mark": (PLAIN.encode("utf-16-le"), "line 1: a NUL byte"),
     "NUL bytes between": ("a.jpg\0cat/1.JPG\0", "line 1: a NUL byte"),
     "a very long line": ("a.jpg\n" + "x" * 9_000, r"line 2: x{100}\.\.\. is not there"),
-    "nothing": ("", "holds no images"),
+    "nothing": ("", r"holds no images; a list has the path of one on each line\.$"),
 }
 
 
