@@ -15,10 +15,12 @@ from pathlib import Path
 
 from backbone.errors import TooManyBytes
 from backbone.listing import ListedImage
-from service.errors import OtherSource
+from backbone.text_file import is_text
+from service.errors import InvalidId, OtherSource
 from service.ingestion.incoming import Incoming
+from service.ingestion.kept_path import kept
 from service.ingestion.source_folder import SourceFolder, is_missing
-from service.points import Source, Stored, check_id, check_label, check_source, hash_image, kept_time
+from service.points import Source, Stored, check_id, check_label, hash_image, kept_time
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ class FileReader:
             raise TooManyBytes(
                 f"the file has {status.st_size:,} bytes and the limit is {self.max_image_bytes:,}; save a smaller one."
             )
+        if not is_text(id_):
+            raise InvalidId("its path is not UTF-8 text, as an id has to be; rename the file or its folder.")
         check_id(id_)
         check_label(image.label)
-        check_source(source)
+        kept(source)  # one that cannot be stored is refused alone
         data = image.path.read_bytes()
         item = Incoming(id_, hash_image(data), data, label=image.label, source=source)
         return item if there is None or ours or self.replace_sources else _beside(there, item)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from backbone.listing import ImageList
 from service.errors import InvalidSource
+from service.ingestion.kept_path import kept
 from service.ingestion.source_folder import SourceFolder, is_missing
-from service.points import Source, Stored, check_source, hash_image
+from service.points import Source, Stored, hash_image
 
 # Files that are compared of a folder that may have moved: so many with the same name and bytes are no chance, and even large ones
 # are read in a second.
@@ -85,7 +86,7 @@ def _has_bytes_of(path: Path, point: Relisted) -> bool:
 
 def _can_be_kept(source: Source) -> bool:
     try:
-        check_source(source)
+        kept(source)
     except InvalidSource:
         return False  # its file is refused for the same reason, and says so
     return True

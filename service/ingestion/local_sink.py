@@ -19,6 +19,7 @@ from service.embedding.embedder import Answer, Embedder
 from service.embedding.models import start_model
 from service.ingestion.incoming import Incoming, PutResult
 from service.ingestion.ingest import Ingest
+from service.ingestion.kept_path import kept, opened
 from service.library.library import Collection, Library
 from service.points import Keep, Stored
 from service.settings import Settings
@@ -57,7 +58,7 @@ class LocalSink:
 
     def known(self) -> Mapping[str, Stored]:
         """Return the points that are there, by id: those that were indexed from files, and those that came over REST."""
-        return self._collection.stored()
+        return opened(self._collection.stored())
 
     def put(self, items: Sequence[Incoming]) -> Sequence[PutResult]:
         """Embed and store images, replacing other content under their ids; return when that is durable.
@@ -65,7 +66,8 @@ class LocalSink:
         Raises:
             BackboneError, SettingsInvalid: an image needs the network, and no runtime computes what the artifact was written with.
         """
-        ingest = Ingest(self._collection, items, replacing=True)
+        points = [item if item.source is None else replace(item, source=kept(item.source)) for item in items]
+        ingest = Ingest(self._collection, points, replacing=True)
         while not ingest.done:
             ingest.put(self._embed(ingest.images))
         return ingest.results

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePath
 
-from service.errors import InvalidSource, SourceUnreachable
-from service.points import Source, check_source
+from service.errors import SourceUnreachable
 
 _UP = ".."
 
@@ -31,7 +30,7 @@ class SourceFolder:
             raise SourceUnreachable(f"{root} cannot be looked at ({error.strerror}); mount its disk.") from error
         self.device = status.st_dev
         self._identity = status.st_dev, status.st_ino
-        self.path = _kept_path(root)
+        self.path = root.resolve()
         self._below = str(self.path / "_")[:-1]  # with one separator at its end, also where it is the root of all
         self._located: dict[Path, PurePath | None] = {}  # folders of other paths: where each lies below this one
 
@@ -71,16 +70,6 @@ class SourceFolder:
         except OSError:
             return False
         return (status.st_dev, status.st_ino) == self._identity
-
-
-def _kept_path(root: Path) -> Path:
-    """Return the real path; where that is no text that can be kept, the path as it was given, which may be."""
-    real = root.resolve()
-    try:
-        check_source(Source(str(real), 0, 0))
-    except InvalidSource:
-        return root.absolute()
-    return real
 
 
 def is_missing(path: str) -> bool:

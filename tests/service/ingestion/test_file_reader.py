@@ -76,6 +76,18 @@ def test_u02_an_id_is_as_long_as_it_may_be_with_its_prefix(photos: Photos, fille
     assert photos.index(folder, id_prefix="p" * (513 - len("1.jpg"))).refused == 1
 
 
+def test_u13_a_file_whose_name_is_no_text_is_told_to_be_renamed(photos: Photos, filled: Filled) -> None:
+    cafe = os.fsdecode(b"caf\xe9")
+    folder = filled("a", "1.jpg", "b/1.jpg", "c.jpg")
+    (folder / "b").rename(folder / cafe)
+    (folder / "c.jpg").rename(folder / f"{cafe}.jpg")
+    result = photos.index(folder)
+    assert counts(result) == (1, 0, 0, 2)
+    assert {(each.code, each.detail.partition(";")[0]) for each in result.first_refusals} == {
+        ("invalid_id", "its path is not UTF-8 text, as an id has to be")
+    }
+
+
 def test_u02_a_point_that_came_over_rest_is_another_source(photos: Photos, filled: Filled) -> None:
     folder = filled("a", *NAMES)
     photos.put("DSC_0.jpg", b"by hand")

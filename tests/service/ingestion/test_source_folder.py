@@ -47,12 +47,12 @@ def test_a_folder_that_went_meanwhile_is_one_sentence(tmp_path: Path) -> None:
         SourceFolder(tmp_path / "gone")
 
 
-def test_a_real_path_that_is_no_text_is_not_kept(photos: Photos, tmp_path: Path, filled: Filled) -> None:
+def test_a_real_path_that_is_no_text_is_kept_as_its_uri(photos: Photos, tmp_path: Path, filled: Filled) -> None:
     root = filled("line\nbreak", "1.png")
     (tmp_path / "link").symlink_to(root)
     assert photos.index(tmp_path / "link").created == 1
     assert photos.index(tmp_path / "link").unchanged == 1
-    assert photos.files == {"1.png": f"{tmp_path}/link/1.png"}
+    assert photos.files == {"1.png": f"file://{tmp_path}/line%0Abreak/1.png"}
 
 
 def test_nothing_is_missing_that_cannot_be_looked_at(tmp_path: Path, filled: Filled) -> None:
