@@ -44,7 +44,7 @@ from backbone.formats import SERVICE_FORMATS as SERVICE_FORMATS
 from backbone.heif import check_boxes
 from backbone.jpeg import Outline, outline
 from backbone.png import whitening
-from backbone.tiff import WHITE, Tiff, finished, readable, unreadable
+from backbone.tiff import WHITE, Tiff, finished, readable, summed, unreadable
 from backbone.value_range import ValueRange
 
 # Every block of 8 x 8 pixels takes at least one bit of Huffman code, in a progressive image, too (the first scan of its means has no
@@ -144,7 +144,9 @@ def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.I
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise UnsupportedMode(f"images of mode {image.mode} have no fixed range; convert the file to 8 or 16 bits.")
+        raise UnsupportedMode(
+            f"images of mode {image.mode} have no fixed range; convert the file to 8 or 16 bits, or give the range of its values."
+        )
     if image.mode == "La":  # Pillow takes it to RGBA by no other way
         image = image.convert("LA")
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -195,14 +197,14 @@ def highest_grey(data: bytes, limits: DecodeLimits | None = None) -> int | None:
         return None
     check_chunks(data, kind, limits.max_chunks)
     with refusals():
-        tiff = readable(data) if kind == "TIFF" else Tiff(data)
+        tiff = readable(data, limits.max_chunks) if kind == "TIFF" else Tiff(data)
         with Image.open(io.BytesIO(tiff.data), formats=[kind]) as image:
             _check_header(image, limits, None)
             return int(np.asarray(image).max()) if image.mode.startswith("I;16") and tiff.white == WHITE else None
 
 
 def _tiff(data: bytes, limits: DecodeLimits, value_range: ValueRange | None) -> Image.Image:
-    tiff = readable(data)
+    tiff = readable(data, limits.max_chunks)
     try:
         image = Image.open(io.BytesIO(tiff.data), formats=["TIFF"])
     except UnidentifiedImageError as error:
@@ -210,6 +212,7 @@ def _tiff(data: bytes, limits: DecodeLimits, value_range: ValueRange | None) -> 
     with image:
         _check_header(image, limits, None)
         image.load()
+        summed(image, tiff)
         if tiff.white != WHITE:  # the file says its range itself
             value_range = None
         elif value_range is not None and tiff.white_is_zero:

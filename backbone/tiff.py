@@ -5,8 +5,10 @@ The directory of the first picture is read here, and where its kind asks for it 
 - BigTIFF becomes classic (Pillow misreads it in big-endian order; within the limits of bytes no offset needs 64 bits).
 - WhiteIsZero grey of 12 and 16 bits, or with an alpha channel, is read as BlackIsZero and inverted afterwards.
 - 12-bit grey is read in little-endian order (its packed bits are the same in both) and has 4,095 as its white.
-- 16-bit grey with an alpha channel is read as four channels of 8 bits, the bytes of the two.
-- Uncompressed planes become one picture of interleaved pixels, and bits that are stored the other way round (FillOrder 2) are turned.
+- 16-bit grey with an alpha channel is read as four channels of 8 bits, the bytes of the two; the differences of a predictor are added
+  up afterwards. In planes, of 8 bits or 16, the two are read as red and green.
+- Uncompressed planes and YCbCr are called compressed: Pillow leaves those to libtiff, which knows planes and subsampling.
+- Bits that are stored the other way round (FillOrder 2) are turned.
 
 What remains unreadable is refused by its name.
 """
@@ -14,42 +16,41 @@ What remains unreadable is refused by its name.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import zlib
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import COMPRESSION_INFO
 
-from backbone.errors import CorruptImage, UnsupportedMode
+from backbone.errors import CorruptImage, ImageRefused, UnsupportedMode
+from backbone.tiff_directory import (
+    BITS,
+    COMPRESSION,
+    EXTRA,
+    FILL_ORDER,
+    FORMAT,
+    ORIENTATION,
+    PHOTOMETRIC,
+    PLANES,
+    PREDICTOR,
+    SAMPLES,
+    TILE_WIDTH,
+    WIDTH,
+    Directory,
+    read_directory,
+    written,
+)
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
-_OFFSETS, _SAMPLES, _ROWS, _LENGTHS, _PLANES, _PREDICTOR, _EXTRA, _FORMAT = 273, 277, 278, 279, 284, 317, 338, 339
-# Those that the pixels depend on: those above, then orientation, T.4, T.6, palette, tiles, tables of JPEG, and what YCbCr is made of.
-_OF_PIXELS = frozenset(
-    (
-        _WIDTH,
-        _HEIGHT,
-        _BITS,
-        _COMPRESSION,
-        _PHOTOMETRIC,
-        _FILL_ORDER,
-        _OFFSETS,
-        _SAMPLES,
-        _ROWS,
-        _LENGTHS,
-        _PLANES,
-        _PREDICTOR,
-    )
-).union((_EXTRA, _FORMAT), (274, 292, 293, 320), range(322, 326), (347,), range(529, 533))
 WHITE = 65_535  # of 16 bits
-# Type number to its struct letter. Rationals are two numbers.
-_TYPES = {1: "B", 3: "H", 4: "I", 5: "II", 7: "B", 16: "Q"}
+_SHORT, _LONG = 3, 4  # types of a tag's numbers
+_UNCOMPRESSED, _DEFLATE = 1, 8
+_IN_PLANES, _DIFFERENCES = 2, 2  # of a picture's planes, and its predictor
+_RGB, _YCBCR = 2, 6
 _NAMES = {0: "WhiteIsZero", 1: "BlackIsZero", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "LAB"}
-_REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))  # the bits of each byte the other way round
-_MOST_BYTES = (
-    4 * 2**20
-)  # of a directory's numbers: those of 50 megapixels in the smallest tiles are 1.6 MB; it takes 20 ms
 _FORMATS = {1: "unsigned", 2: "signed", 3: "float"}
+_COMPRESSIONS = {34712: "JPEG 2000", 34887: "LERC", 34933: "PNG", 50002: "JPEG XL", 52546: "JPEG XL"}  # not read
+_REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))  # the bits of each byte the other way round
 
 
 @dataclass(frozen=True)
@@ -57,41 +58,28 @@ class Tiff:
     """A TIFF as Pillow shall read it, and what is to be done with what it reads."""
 
     data: bytes
-    name: str = "an unknown kind"  # for a refusal
+    name: str = ""  # of its kind, for a refusal; none where the directory is broken
+    compression: int = _UNCOMPRESSED
     white_is_zero: bool = False  # grey comes inverted
     white: int = WHITE  # the highest value of 16-bit grey
     grey_alpha: str = ""  # numpy's type of the two channels that come as bytes, if they do
+    differences: int = 0  # columns over which these two are to be added up
+    orientation: int = 1  # of those, as Pillow would turn what is no picture yet
+    grey_alpha_planes: bool = False  # the two come as red and green
     alpha: int = 2  # of those: 0 no alpha, 1 grey is multiplied by it, 2 it is not
     signed: bool = False  # bytes are signed
 
 
-@dataclass(frozen=True)
-class _Directory:
-    order: str
-    big: bool
-    tags: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # number to type and values
-
-    def all(self, tag: int, default: Sequence[int]) -> tuple[int, ...]:
-        return self.tags[tag][1] if tag in self.tags else tuple(default)
-
-    def one(self, tag: int, default: int) -> int:
-        return (self.all(tag, ()) or (default,))[0]
-
-    def having(self, **changes: tuple[int, Sequence[int]]) -> _Directory:
-        return replace(
-            self, tags={**self.tags, **{int(tag[1:]): (kind, tuple(n)) for tag, (kind, n) in changes.items()}}
-        )
-
-
-def readable(data: bytes) -> Tiff:
+def readable(data: bytes, most_tags: int) -> Tiff:
     """Return the TIFF that Pillow is to read in place of `data`, which is the same where it reads that right.
 
     Raises:
         CorruptImage: the pixels are not where the directory says.
+        TooManyChunks: the directory is longer than `most_tags`, or than any picture's.
     """
     try:
-        found = _read(data)
-    except (struct.error, ValueError, OverflowError):
+        found = read_directory(data, most_tags)
+    except (struct.error, OverflowError):
         return Tiff(data)  # Pillow has the last word on what is broken
     try:
         return _brought(data, found)
@@ -99,29 +87,87 @@ def readable(data: bytes) -> Tiff:
         raise CorruptImage("the TIFF's pixels are not where its directory says; save it again.") from error
 
 
-def _brought(data: bytes, found: _Directory) -> Tiff:
-    bits, extra = _bits(found), found.all(_EXTRA, ())
-    photometric = found.one(_PHOTOMETRIC, 0)
-    sample_format = found.one(_FORMAT, 1)
-    made = Tiff(data, _name(found), signed=sample_format == 2 and set(bits) == {8})
+def _brought(data: bytes, found: Directory) -> Tiff:
+    bits, extra = _bits(found), found.all(EXTRA)
+    compression, photometric = found.one(COMPRESSION, _UNCOMPRESSED), found.one(PHOTOMETRIC, 0)
+    sample_format = found.one(FORMAT, 1)
+    name = _name(found) if found.is_whole else ""
+    made = Tiff(data, name, compression, signed=sample_format == 2 and set(bits) == {8})
     changed, body = found, data
-    if found.one(_COMPRESSION, 1) == 1:
-        if found.one(_FILL_ORDER, 1) == 2:
-            changed, body = changed.having(_266=(3, [1])), data.translate(_REVERSED)
-        if found.one(_PLANES, 1) == 2 and (set(bits) == {16} or (set(bits) == {8} and (extra or photometric == 6))):
-            changed, body = _interleaved(body, changed, bits)
+    if compression == _UNCOMPRESSED:
+        changed = changed.having({PREDICTOR: (_SHORT, [1])}) if PREDICTOR in found.tags else changed  # has no effect
+        if found.one(FILL_ORDER, 1) == 2:
+            changed, body = changed.having({FILL_ORDER: (_SHORT, [1])}), data.translate(_REVERSED)
+        in_planes = found.one(PLANES, 1) == _IN_PLANES
+        if photometric == _YCBCR or (in_planes and (set(bits) == {16} or (set(bits) == {8} and extra))):
+            changed, body = _stored(body, changed)
     if photometric in (0, 1) and sample_format == 1:
-        if photometric == 0 and (bits in ((12,), (16,)) or (len(bits) == 2 and len(extra) == 1)):
-            made, changed = replace(made, white_is_zero=True), changed.having(_262=(3, [1]))
-        if bits == (12,):
-            made = replace(made, white=4095)
-        if bits == (16, 16) and len(extra) == 1 and changed.one(_PLANES, 1) == changed.one(_PREDICTOR, 1) == 1:
-            made = replace(made, grey_alpha=f"{found.order}u2", alpha=extra[0])
-            changed = changed.having(_258=(3, [8] * 4), _262=(3, [2]), _277=(3, [4]), _338=(3, [2]), _339=(3, [1] * 4))
+        made, changed = _grey(made, changed, bits, extra)
     order = "<" if bits == (12,) else found.order
     if changed is found and not found.big and order == found.order:
         return made
-    return replace(made, data=_written(body, replace(changed, order=order)))
+    return replace(made, data=written(body, replace(changed, order=order)))
+
+
+def _grey(made: Tiff, found: Directory, bits: tuple[int, ...], extra: tuple[int, ...]) -> tuple[Tiff, Directory]:
+    if found.one(PHOTOMETRIC, 0) == 0 and (bits in ((12,), (16,)) or (len(bits) == 2 and len(extra) == 1)):
+        made, found = replace(made, white_is_zero=True), found.having({PHOTOMETRIC: (_SHORT, [1])})
+    if bits == (12,):
+        return replace(made, white=4095), found
+    if bits not in ((8, 8), (16, 16)) or len(extra) != 1:
+        return made, found
+    if found.one(PLANES, 1) == _IN_PLANES:
+        return replace(made, grey_alpha_planes=True, alpha=extra[0]), _as_red_and_green(found, bits)
+    if bits == (16, 16):
+        if found.one(PREDICTOR, 1) == _DIFFERENCES:
+            columns, orientation = found.one(TILE_WIDTH, found.one(WIDTH, 0)), found.one(ORIENTATION, 1)
+            made = replace(made, differences=columns, orientation=orientation)
+            found = found.having({ORIENTATION: (_SHORT, [1])})
+        made = replace(made, grey_alpha=f"{found.order}u2", alpha=extra[0])
+        as_bytes = {BITS: [8] * 4, PHOTOMETRIC: [_RGB], SAMPLES: [4], PREDICTOR: [1], EXTRA: [2], FORMAT: [1] * 4}
+        return made, found.having({tag: (_SHORT, numbers) for tag, numbers in as_bytes.items()})
+    return made, found
+
+
+def _as_red_and_green(found: Directory, bits: tuple[int, ...]) -> Directory:
+    """Return planes of grey and alpha as three of colour, of which the last is the second once more."""
+    changes: dict[int, tuple[int, list[int]]] = {
+        BITS: (_SHORT, [bits[0]] * 3),
+        PHOTOMETRIC: (_SHORT, [_RGB]),
+        SAMPLES: (_SHORT, [3]),
+        FORMAT: (_SHORT, [1] * 3),
+    }
+    for tag in found.parts:
+        numbers = list(found.all(tag))
+        changes[tag] = _LONG, numbers + numbers[len(numbers) // 2 :]
+    return found.having(changes, without=EXTRA)
+
+
+def _stored(data: bytes, found: Directory) -> tuple[Directory, bytes]:
+    """Return strips or tiles as Deflate that compresses nothing."""
+    offsets, lengths = found.parts
+    places = found.all(offsets)
+    sizes = found.all(lengths, [len(data) - at for at in places[:1]])
+    if sum(sizes) > len(data):
+        raise ValueError("strips that overlap")
+    parts = [zlib.compress(data[at : at + size], 0) for at, size in zip(places, sizes, strict=True)]
+    starts = np.cumsum([0, *map(len, parts)])[:-1].tolist()
+    changes = {COMPRESSION: [_DEFLATE], offsets: starts, lengths: [len(part) for part in parts]}
+    return found.having({tag: (_LONG, numbers) for tag, numbers in changes.items()}), b"".join(parts)
+
+
+def summed(image: Image.Image, tiff: Tiff) -> None:
+    """Add up the differences between neighbours, of which libtiff was not told, and say how the image is to be turned."""
+    if not tiff.differences:
+        return
+    width, height = image.size
+    pixels = np.array(image)
+    both = pixels.view(tiff.grey_alpha).reshape(height, width, 2)
+    for left in range(0, width, tiff.differences):
+        part = both[:, left : left + tiff.differences]
+        part[...] = np.cumsum(part, axis=1, dtype=np.uint16)
+    image.paste(Image.fromarray(pixels))
+    image.getexif()[ORIENTATION] = tiff.orientation
 
 
 def finished(image: Image.Image, tiff: Tiff) -> Image.Image:
@@ -134,6 +180,9 @@ def finished(image: Image.Image, tiff: Tiff) -> Image.Image:
         raise UnsupportedMode(f"the TIFF is of {tiff.name} with values below zero; convert it to unsigned ones.")
     if tiff.grey_alpha:
         return _grey_with_alpha(image, tiff)
+    if tiff.grey_alpha_planes:
+        red, green, _ = image.split()
+        image = Image.merge("La" if tiff.alpha == 1 else "LA", [red, green]) if tiff.alpha else red
     if tiff.white_is_zero and image.mode in ("L", "LA", "La"):
         grey, *alpha = image.split()
         inverted = grey.point(lambda value: 255 - value)
@@ -146,8 +195,13 @@ def finished(image: Image.Image, tiff: Tiff) -> Image.Image:
     return image
 
 
-def unreadable(tiff: Tiff) -> UnsupportedMode:
-    """Return the refusal of a kind that Pillow does not know."""
+def unreadable(tiff: Tiff) -> ImageRefused:
+    """Return the refusal of what Pillow does not take for a TIFF that it reads."""
+    if not tiff.name:
+        return CorruptImage("the TIFF's directory is broken or cut off; save it again.")
+    if tiff.compression not in COMPRESSION_INFO:
+        name = _COMPRESSIONS.get(tiff.compression, f"kind {tiff.compression}")
+        return UnsupportedMode(f"the TIFF's compression is {name}, which is not read; save it with LZW or Deflate.")
     return UnsupportedMode(f"the TIFF is of {tiff.name}, which is not read; convert it to 8 or 16 bits of grey or RGB.")
 
 
@@ -167,76 +221,15 @@ def _grey_with_alpha(image: Image.Image, tiff: Tiff) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint16))
 
 
-def _interleaved(data: bytes, found: _Directory, bits: tuple[int, ...]) -> tuple[_Directory, bytes]:
-    width, height = found.one(_WIDTH, 0), found.one(_HEIGHT, 0)
-    kind = f"{found.order}u{bits[0] // 8}"
-    lengths = found.all(_LENGTHS, ())
-    if sum(lengths) > len(data):
-        raise ValueError("strips that overlap")
-    pixels = b"".join(data[at : at + length] for at, length in zip(found.all(_OFFSETS, ()), lengths, strict=True))
-    planes = np.frombuffer(pixels, kind).reshape(len(bits), height, width)
-    body = planes.transpose(1, 2, 0).tobytes()
-    one = found.having(_273=(4, [len(data)]), _278=(4, [height]), _279=(4, [len(body)]), _284=(3, [1]))
-    return one, data + body
-
-
-def _bits(found: _Directory) -> tuple[int, ...]:
-    bits = found.all(_BITS, (1,))
-    samples = min(found.one(_SAMPLES, len(bits)), 16)  # as many as Pillow takes at most
+def _bits(found: Directory) -> tuple[int, ...]:
+    bits = found.all(BITS, (1,))
+    samples = min(found.one(SAMPLES, len(bits)), 16)  # as many as Pillow takes at most
     return bits[:samples] if len(bits) > 1 else bits * samples
 
 
-def _name(found: _Directory) -> str:
-    photometric, sample_format = found.one(_PHOTOMETRIC, 0), found.one(_FORMAT, 1)
+def _name(found: Directory) -> str:
+    photometric, sample_format = found.one(PHOTOMETRIC, 0), found.one(FORMAT, 1)
     bits = ", ".join(map(str, _bits(found)))
-    planes = ", in planes" if found.one(_PLANES, 1) == 2 else ""
+    planes = ", in planes" if found.one(PLANES, 1) == _IN_PLANES else ""
     kind = _FORMATS.get(sample_format, f"unknown ({sample_format})")
     return f"{_NAMES.get(photometric, f'colour kind {photometric}')}, {kind}, of {bits} bits{planes}"
-
-
-def _read(data: bytes) -> _Directory:
-    """Read the first directory, of which the tags of pixels alone, so that what it costs is bounded."""
-    order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
-    entry = struct.Struct(order + ("HHQ" if big else "HHI"))
-    step, room = (20, 8) if big else (12, 4)
-    at += 8 if big else 2
-    found, left = _Directory(order, big), _MOST_BYTES
-    for place in range(
-        at, min(at + step * min(count, 65_535), len(data) - step + 1), step
-    ):  # as many as a classic one may have
-        tag, kind, length = entry.unpack_from(data, place)
-        if tag not in _OF_PIXELS or kind not in _TYPES or tag in found.tags:
-            continue
-        numbers = struct.Struct(f"{order}{length * len(_TYPES[kind])}{_TYPES[kind][0]}")
-        left -= numbers.size
-        if left < 0:
-            raise ValueError("more bytes than any directory has")
-        where = place + entry.size
-        if numbers.size > room:
-            (where,) = struct.unpack_from(order + ("Q" if big else "I"), data, where)
-        if where + numbers.size <= len(data):  # where it points out of the file, Pillow goes on without it
-            found.tags[tag] = kind, numbers.unpack_from(data, where)
-    return found
-
-
-def _written(data: bytes, directory: _Directory) -> bytes:
-    """Return a classic TIFF of the bytes in `data`, with this directory behind them."""
-    order, start = directory.order, len(data) + len(data) % 2
-    head, values = struct.pack(f"{order}H", len(directory.tags)), b""
-    behind = start + 2 + 12 * len(directory.tags) + 4
-    for tag, (given, numbers) in sorted(directory.tags.items()):
-        kind = 4 if given == 16 else given
-        letter = _TYPES[kind][0]
-        packed = struct.pack(f"{order}{len(numbers)}{letter}", *numbers)
-        head += struct.pack(f"{order}HHI", tag, kind, len(numbers) // len(_TYPES[kind]))
-        if len(packed) <= 4:
-            head += packed.ljust(4, b"\0")
-        else:
-            head += struct.pack(f"{order}I", behind + len(values))
-            values += packed + b"\0" * (len(packed) % 2)
-    name = b"II*\x00" if order == "<" else b"MM\x00*"
-    body = data[8:] + b"\0" * (start - len(data))
-    return name + struct.pack(f"{order}I", start) + body + head + bytes(4) + values

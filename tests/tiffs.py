@@ -25,6 +25,7 @@ def tiff_of(
     fill_order: int = 1,
     big: bool = False,
     rows_per_strip: int = 0,
+    tile: int = 0,
     tags: dict[int, tuple[int, Sequence[int]]] | None = None,
 ) -> bytes:
     """Return a TIFF of samples [H, W, S], whose values are those of the file.
@@ -41,16 +42,14 @@ def tiff_of(
         fill_order: 2 stores the bits of each byte the other way round.
         big: a BigTIFF, of 64-bit offsets.
         rows_per_strip: 0 puts all into one.
+        tile: the side of square tiles in place of strips.
         tags: further ones, number to type (3 is 16 bits) and values.
     """
     height, width, count = samples.shape
     planes = [samples[..., [index]] for index in range(count)] if planar else [samples]
     step = rows_per_strip or height
-    strips = [
-        _packed(_bytes(plane[top : top + step], bits, order), compression, fill_order)
-        for plane in planes
-        for top in range(0, height, step)
-    ]
+    parts = [part for plane in planes for part in (_tiles(plane, tile) if tile else _strips(plane, step))]
+    strips = [_packed(_bytes(part, bits, order), compression, fill_order) for part in parts]
     start = 16 if big else 8
     offsets = [start + sum(map(len, strips[:index])) for index in range(len(strips))]
     entries: dict[int, tuple[int, Sequence[int]]] = {
@@ -60,10 +59,10 @@ def tiff_of(
         259: (3, [compression]),
         262: (3, [photometric]),
         266: (3, [fill_order]),
-        273: (4, offsets),
+        324 if tile else 273: (4, offsets),
         277: (3, [count]),
-        278: (4, [step]),
-        279: (4, [len(strip) for strip in strips]),
+        325 if tile else 279: (4, [len(strip) for strip in strips]),
+        **({322: (3, [tile]), 323: (3, [tile])} if tile else {278: (4, [step])}),
         284: (3, [2 if planar else 1]),
         339: (3, [sample_format] * count),
         **({338: (3, list(extra))} if extra else {}),
@@ -71,6 +70,20 @@ def tiff_of(
     }
     body = b"".join(strips)
     return _header(order, big, start + len(body)) + body + _directory(entries, order, big, start + len(body))
+
+
+def _strips(plane: NDArray[np.generic], rows: int) -> list[NDArray[np.generic]]:
+    return [plane[top : top + rows] for top in range(0, len(plane), rows)]
+
+
+def _tiles(plane: NDArray[np.generic], side: int) -> list[NDArray[np.generic]]:
+    below, beside = (-length % side for length in plane.shape[:2])
+    padded = np.pad(plane, ((0, below), (0, beside), (0, 0)), mode="edge")
+    return [
+        padded[top : top + side, left : left + side]
+        for top in range(0, padded.shape[0], side)
+        for left in range(0, padded.shape[1], side)
+    ]
 
 
 def _bytes(samples: NDArray[np.generic], bits: int, order: str) -> list[bytes]:

@@ -13,7 +13,8 @@ from PIL import Image
 from tiffs import DEFLATE, PACKBITS, UNCOMPRESSED, tiff_of
 
 from backbone.decode import DecodeLimits, decode
-from backbone.errors import CorruptImage, ImageRefused, TooManyPixels, UnsupportedMode
+from backbone.errors import CorruptImage, ImageRefused, TooManyChunks, TooManyPixels, UnsupportedMode
+from backbone.tiff import readable
 
 RNG = np.random.default_rng(0)
 HEIGHT, WIDTH = 13, 17
@@ -36,6 +37,13 @@ def shown(samples: Pixels, bits: int) -> Pixels:
 def over_white(colour: Pixels, alpha: Pixels, bits: int) -> NDArray[np.float64]:
     part = alpha / (2**bits - 1)
     return colour * part + 255 * (1 - part)
+
+
+def differences(samples: Pixels, columns: int) -> Pixels:
+    """Return what a predictor stores of 16-bit samples, in parts of so many columns."""
+    before = np.roll(samples, 1, axis=1)
+    before[:, ::columns] = 0
+    return (samples - before) % 2**16
 
 
 def assert_shows(tiff: bytes, expected: NDArray[np.generic], within: float = 0) -> None:
@@ -92,6 +100,59 @@ def test_u16_colour_of_any_bits_order_and_planes_shows_its_colour(
         assert_shows(tiff_of(premultiplied, 2, extra=(1,), **form), expected, 3)
         free = 1 - inks / (2**bits - 1)
         assert_shows(tiff_of(inks, 5, **form), 255 * free[..., :3] * free[..., 3:], 2)
+
+
+@pytest.mark.parametrize("tile", [0, 16], ids=["strips", "tiles"])
+@pytest.mark.parametrize("packed", ["uncompressed", "deflate"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_u16_planes_of_every_kind_are_read_in_strips_and_tiles(bits: int, packed: str, tile: int) -> None:
+    grey, rgb, alpha = values(bits, 1), values(bits, 3), values(bits, 1)
+    for order in "<>":
+        form = {"bits": bits, "order": order, "compression": PACKED[packed], "planar": True, "tile": tile}
+        four = np.concatenate([rgb, alpha], axis=2)
+        assert_shows(tiff_of(rgb, 2, **form), shown(rgb, bits), 1)
+        assert_shows(tiff_of(four, 2, extra=(2,), **form), over_white(shown(rgb, bits), alpha, bits), 3)
+        both = np.concatenate([grey, alpha], axis=2)
+        assert_shows(tiff_of(both, 1, extra=(2,), **form), over_white(shown(grey, bits), alpha, bits), 3)
+        assert_shows(tiff_of(both, 1, extra=(0,), **form), shown(grey, bits), 1)
+        both = np.concatenate([2**bits - 1 - grey, alpha], axis=2)
+        assert_shows(tiff_of(both, 0, extra=(2,), **form), over_white(shown(grey, bits), alpha, bits), 3)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("tile", [0, 16], ids=["strips", "tiles"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_u16_grey_with_alpha_is_read_behind_a_predictor(order: str, tile: int, orientation: int) -> None:
+    grey, alpha = values(16, 1), values(16, 1)
+    stored = differences(np.concatenate([grey, alpha], axis=2), tile or WIDTH)
+    tags = {274: (3, [orientation]), 317: (3, [2])}
+    form = {"bits": 16, "order": ORDERS[order], "compression": DEFLATE, "tile": tile, "extra": (2,)}
+    expected = over_white(shown(grey, 16), alpha, 16)
+    assert_shows(tiff_of(stored, 1, tags=tags, **form), expected if orientation == 1 else np.rot90(expected, -1), 1.6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_u16_a_predictor_of_what_is_not_compressed_means_nothing(order: str) -> None:
+    rgb = values(16, 3)
+    form = {"bits": 16, "order": ORDERS[order], "tags": {317: (3, [2])}}
+    assert_shows(tiff_of(rgb, 2, planar=True, **form), shown(rgb, 16), 1)
+    assert_shows(tiff_of(rgb, 2, **form), shown(rgb, 16), 1)
+
+
+@pytest.mark.parametrize("across_and_down", [(1, 1), (2, 1), (2, 2), (4, 4)])
+def test_u16_ycbcr_of_fewer_colours_than_pixels_is_read_uncompressed_whatever_follows(
+    across_and_down: tuple[int, int],
+) -> None:
+    across, down = across_and_down
+    height, width = 16, 16
+    luma = RNG.integers(0, 256, (height, width))
+    blocks = luma.reshape(height // down, down, width // across, across).transpose(0, 2, 1, 3)
+    grey = np.full((*blocks.shape[:2], 2), 128)
+    pixels = np.concatenate([blocks.reshape(*grey.shape[:2], -1), grey], axis=2).astype(np.uint8).tobytes()
+    tags = {257: (4, [height]), 256: (4, [width]), 258: (3, [8] * 3), 277: (3, [3]), 278: (4, [height])}
+    stored = tiff_of(np.frombuffer(pixels, np.uint8).reshape(1, -1, 1), 6, tags={**tags, 530: (3, [across, down])})
+    for tiff in (stored, stored + bytes(5000)):
+        assert_shows(tiff, np.repeat(luma[..., None], 3, axis=2), 1)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -159,6 +220,54 @@ def test_u16_a_cut_tiff_is_whole_or_refused_and_never_filled(bits: int, big: boo
             np.testing.assert_array_equal(cut, decode(whole))
     with pytest.raises(CorruptImage):
         decode(tiff_of(values(16, 3), 2, bits=16, planar=True, tags={279: (4, [4, 4, 4])}))
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_u16_pixels_that_end_with_the_file_go_on_in_nothing(big: bool) -> None:
+    both = values(16, 2)
+    for samples, photometric, extra in ((both[..., :1], 0, ()), (both, 1, (2,)), (values(16, 3), 2, ())):
+        form = {"bits": 16, "big": big, "planar": samples.shape[2] == 3, "extra": extra}
+        whole = tiff_of(samples, photometric, **form)
+        count = 3 if form["planar"] else 1
+        behind = tiff_of(samples, photometric, **form, tags={273: (4, [len(whole)] * count)})
+        start, length = 16 if big else 8, 2 * samples.size // count
+        decode(behind + whole[start:][:length])
+        with pytest.raises(CorruptImage):
+            decode(behind + whole[start:][: length - 20])
+
+
+def test_s02_u16_a_tiff_that_is_cut_off_anywhere_is_corrupt_and_of_no_unknown_kind() -> None:
+    for whole in (
+        *(encoded(picture(), "TIFF", compression=packed) for packed in ("raw", "tiff_lzw", "jpeg", "packbits")),
+        tiff_of(values(16, 3), 2, bits=16, planar=True),
+    ):
+        for size in range(8, len(whole) - 8, max(1, len(whole) // 50)):
+            try:
+                decode(whole[:size])
+            except CorruptImage:
+                continue
+
+
+@pytest.mark.parametrize(("number", "name"), [(34712, "JPEG 2000"), (50002, "JPEG XL"), (7777, "kind 7777")])
+def test_u16_a_compression_that_is_not_read_is_named(number: int, name: str) -> None:
+    with pytest.raises(UnsupportedMode, match=f"the TIFF's compression is {name}, which is not read"):
+        decode(tiff_of(values(8, 3), 2, tags={259: (3, [number])}))
+
+
+def test_s08_u16_strips_and_tags_are_counted_before_they_are_read() -> None:
+    room = b"\0" * 500_000
+    for tag in (273, 279, 324, 325, 258):
+        for big in (False, True):
+            begun = time.thread_time()
+            with pytest.raises(TooManyChunks, match="more than 100,000 pieces"):
+                decode(tiff_of(values(8, 1), 1, big=big, tags={tag: (4, [8] * 100_001)}) + room)
+            assert time.thread_time() - begun < 0.5  # most of it is the making
+    assert readable(tiff_of(values(8, 1), 1, tags={273: (4, [8] * 100_000)}), 1000).name
+    plain = len({256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 339})
+    tags = {700 + index: (3, [0]) for index in range(1000 - plain)}
+    assert_shows(tiff_of(np.full((4, 4, 1), 7), 1, tags=tags), np.full((4, 4, 3), 7))
+    with pytest.raises(TooManyChunks, match="more than 1,000 tags"):
+        decode(tiff_of(values(8, 1), 1, tags={**tags, 65_000: (3, [0])}))
 
 
 def test_u16_a_bigtiff_keeps_the_limits() -> None:
