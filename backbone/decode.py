@@ -39,7 +39,7 @@ from backbone.errors import (
     UnsupportedMode,
 )
 from backbone.formats import ALL_FORMATS as ALL_FORMATS
-from backbone.formats import INSTALLED_FORMATS, PILLOW_NAMES, image_format, load_decoders
+from backbone.formats import HOW_TO_GET, INSTALLED_FORMATS, PILLOW_NAMES, image_format, load_decoders
 from backbone.formats import SERVICE_FORMATS as SERVICE_FORMATS
 from backbone.heif import check_boxes
 from backbone.jpeg import Outline, outline
@@ -170,8 +170,13 @@ def check_signature(data: bytes, limits: DecodeLimits) -> str:
         )
     kind = image_format(data)
     if kind is None or kind not in limits.formats:
-        accepted = ", ".join(limits.formats)
-        raise UnsupportedImageType(f"these bytes are not an accepted image type; accepted are {accepted}.")
+        these = "these bytes are not" if kind is None else f"these bytes are {kind}, which is not"
+        how = (
+            f" {kind} is read after {HOW_TO_GET[kind]}."
+            if limits.formats == INSTALLED_FORMATS and kind is not None
+            else ""
+        )
+        raise UnsupportedImageType(f"{these} an accepted image type; accepted are {', '.join(limits.formats)}.{how}")
     return kind
 
 

@@ -11,7 +11,7 @@ from PIL import AvifImagePlugin
 SERVICE_FORMATS = ("JPEG", "PNG", "WEBP")  # what strangers may send by default: the three formats that the web uses
 ALL_FORMATS = (*SERVICE_FORMATS, "TIFF", "BMP", "GIF")  # what an owner's own folder may hold, read wherever Pillow is
 _DECODERS = {"AVIF": "PIL._avif", "HEIC": "pillow_heif"}  # not everywhere: the module that reads each
-_HOW_TO_GET = {"AVIF": "pip install --force-reinstall pillow", "HEIC": "pip install 'dinodex[heif]'"}
+HOW_TO_GET = {"AVIF": "pip install --force-reinstall pillow", "HEIC": "pip install 'dinodex[heif]'"}
 KNOWN_FORMATS = (*ALL_FORMATS, *_DECODERS)
 INSTALLED_FORMATS = (*ALL_FORMATS, *(name for name, module in _DECODERS.items() if importlib.util.find_spec(module)))
 
@@ -63,7 +63,7 @@ def formats_named(text: str, *, read_here: bool = True) -> tuple[str, ...]:
         if name not in KNOWN_FORMATS:
             raise ValueError(f"{name.lower()!r} is not one of {', '.join(KNOWN_FORMATS).lower()}")
         if read_here and name not in INSTALLED_FORMATS:
-            raise ValueError(f"{name.lower()!r} needs a decoder that is not installed; {_HOW_TO_GET[name]}")
+            raise ValueError(f"{name.lower()!r} needs a decoder that is not installed; {HOW_TO_GET[name]}")
     return named
 
 
@@ -71,7 +71,7 @@ def hint_for(ending: str) -> str | None:
     """Return what to install so that files of this ending are read; None where nothing is missing, or nothing helps."""
     for name, endings in ENDINGS_OF_HEIF.items():
         if ending.lower() in endings and name not in INSTALLED_FORMATS:
-            return f"{ending.lower()} files are read after {_HOW_TO_GET[name]}"
+            return f"{ending.lower()} files are read after {HOW_TO_GET[name]}"
     return None
 
 

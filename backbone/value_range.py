@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST, _MOST = -(2**31), 2**32 - 1  # of 32 bits, signed or not
+_LEAST, _MOST = -(2**32), 2**32 - 1  # of 32 bits, signed or not, or inverted
 EXAMPLE = "0:4095"
 ALL_OF_16_BITS = "0:65535"  # what counts where nothing is given; then no 32 bits are taken
 

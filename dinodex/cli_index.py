@@ -93,7 +93,7 @@ def index(
 
     given_range = None if value_range is None else range_option(value_range)
     taken = _formats(formats, remote=remote)
-    listing = _listing(source, taken, labels, exclude or (), given_range)
+    listing = _listing(source, taken, labels, exclude or (), given_range, remote=remote)
     with stopping_on_sigterm() as stop:
         with (
             _open_sink(collection, artifact, data, url, api_key, taken, given_range) as sink,
@@ -124,7 +124,13 @@ def _refuse_local_options(*, prune: bool, value_range: str | None) -> None:
 
 
 def _listing(
-    source: Path, formats: tuple[str, ...], labels: str, exclude: Sequence[str], value_range: ValueRange | None
+    source: Path,
+    formats: tuple[str, ...],
+    labels: str,
+    exclude: Sequence[str],
+    value_range: ValueRange | None,
+    *,
+    remote: bool,
 ) -> ImageList:
     """List the images, and say what a person has to know about them."""
     from backbone.dim_images import dim_note
@@ -134,7 +140,7 @@ def _listing(
     for note in listing.notes:
         typer.echo(note, err=True)
     if value_range is None and (dim := dim_note(listing.images)) is not None:
-        typer.echo(f"{dim}: --value-range 0:4095", err=True)
+        typer.echo(f"{dim}: {'with the service, DINODEX_VALUE_RANGE' if remote else '--value-range'} 0:4095", err=True)
     return listing
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from pictures import encoded, picture
 
 from backbone.errors import DataInvalid
+from backbone.decode import DecodeLimits, decode
+from backbone.errors import UnsupportedImageType
 from backbone.formats import ALL_FORMATS, KNOWN_FORMATS, SERVICE_FORMATS, formats_named, hint_for, image_format
 from backbone.listing import list_images
 
@@ -48,6 +51,19 @@ def test_formats_are_named_in_any_case_and_jpeg_by_both_names() -> None:
         with pytest.raises(ValueError, match="is not one of jpeg, png"):
             formats_named(text)
     assert set(KNOWN_FORMATS) - set(ALL_FORMATS) == {"AVIF", "HEIC"}
+
+
+def test_s04_u06_bytes_of_a_format_that_is_not_taken_are_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    heic = brands(b"heic", b"mif1")  # as phones' pictures are under the names of JPEGs
+    with pytest.raises(
+        UnsupportedImageType, match=r"these bytes are HEIC, which is not .* accepted are JPEG, PNG, WEBP\.$"
+    ):
+        decode(heic, DecodeLimits(formats=SERVICE_FORMATS))
+    with pytest.raises(UnsupportedImageType, match="these bytes are not an accepted image type"):
+        decode(brands(b"qt  "), DecodeLimits(formats=SERVICE_FORMATS))
+    monkeypatch.setattr(sys.modules["backbone.decode"], "INSTALLED_FORMATS", ALL_FORMATS)
+    with pytest.raises(UnsupportedImageType, match=r"HEIC is read after pip install 'dinodex\[heif\]'"):
+        decode(heic, DecodeLimits(formats=ALL_FORMATS))
 
 
 def test_u06_where_no_decoder_is_installed_a_person_is_told_what_to_install(

@@ -64,6 +64,12 @@ def test_u16_values_beyond_the_range_are_black_and_white() -> None:
     assert np.asarray(decode(holes, value_range=ValueRange(100, 200)))[0, :, 0].tolist() == [0, 255, 0, 128]
 
 
+def test_u16_a_range_of_all_32_bits_holds_for_16_too_whatever_their_white() -> None:
+    wide = ValueRange(0, 2**32 - 1)
+    assert decode(FILES["MM"], value_range=wide).getextrema() == ((0, 0),) * 3
+    assert decode(FILES["WhiteIsZero"], value_range=wide).getextrema() == ((255, 255),) * 3
+
+
 def test_u16_a_range_is_a_rule_of_decoding_only_where_it_is_given() -> None:
     plain, given = Preprocess.for_image_size(32), Preprocess.for_image_size(32, TWELVE)
     assert plain.to_dict()["decode"] == DECODE_RULES

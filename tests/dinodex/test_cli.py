@@ -345,6 +345,7 @@ def test_u16_indexing_says_once_that_images_are_dim_and_takes_their_range(
     assert (code, is_one_sentence(err)) == (65, True), (code, err)
     assert index("--value-range", "dark")[0] == 2
     assert run("index", photos, "--collection", "c", "--url", "http://x", "--value-range", "4095")[0] == 2
+    assert "DINODEX_VALUE_RANGE 0:4095" in run("index", photos, "--collection", "c", "--url", "http://127.0.0.1:9")[2]
 
 
 def test_u06_u07_indexing_says_what_it_leaves_out(
