@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def demo(
 
     Example: dinodex demo --data photos/ --train-s 20
     """
+    from training.launcher import refuse_malformed
+
+    refuse_malformed(os.environ)
     try:
         from dinodex.demo import run_demo
     except ModuleNotFoundError as error:

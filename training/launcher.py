@@ -96,9 +96,14 @@ class Asked(NamedTuple):
         return (self.devices or self.here) * self.nodes
 
 
-def refuse_malformed(environment: Mapping[str, str]) -> None:
-    """Raise ConfigInvalid where a variable that numbers a process is no number: Lightning reads it when it is imported."""
+def refuse_malformed(environment: MutableMapping[str, str]) -> None:
+    """Take out what numbers a process by nothing, as Compose sets it, and raise ConfigInvalid for what is no number.
+
+    To be called before Lightning is imported, which reads both then.
+    """
     for name in (*_NUMBERS, SRUN.rank, _MPI[0].rank):
+        if not environment.get(name, "0").strip():
+            del environment[name]
         _number(environment, name)
 
 
@@ -125,11 +130,13 @@ def read_world(environment: MutableMapping[str, str], asked: Asked, say: Callabl
 
 
 def check_meeting(world: World, say: Callable[[str], None], wait_s: float = NAME_WAIT_S) -> None:
-    """Return when the name of the machine where all meet has an address, and its port is free.
+    """Return when the name of the machine where all meet has an address, and its port is free; a single process meets nobody.
 
     Raises:
         CannotMeet: the name has no address by the end of `wait_s`, or the port is in use.
     """
+    if world.size == 1:
+        return
     _wait_for_name(world, say, wait_s)
     if (
         world.is_first and world.port and not os.environ.get("TORCHELASTIC_USE_AGENT_STORE")

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import encoded, picture
+from typer.testing import CliRunner
 
 from backbone import list_images
 from backbone.errors import DataInvalid, OutputNotEmpty, PathMissing, StorageFailed
 from dinodex import demo, demo_data
+from dinodex.cli import app
 from dinodex.demo import run_demo
 from dinodex.demo_data import prepare
 from dinodex.demo_report import Curve, Picture, Row, read_curves, write_report
+from training.errors import ConfigInvalid
 
 
 @pytest.fixture
@@ -184,3 +187,12 @@ def test_curves_leave_out_what_was_not_measured(tmp_path: Path) -> None:
     loss, knn = read_curves(tmp_path / "metrics.csv", [("loss", ""), ("knn", "accuracy")])
     assert loss.points == [(1.0, 3.5), (2.0, 3.0)]
     assert knn.points == [(2.0, 0.5)]
+
+
+def test_u04_a_rank_that_is_no_number_ends_the_demo_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "first")
+    ended = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out")])
+    assert isinstance(ended.exception, ConfigInvalid)
+    assert not (tmp_path / "out").exists()

@@ -170,6 +170,14 @@ def test_u04_a_number_that_is_none_is_refused_before_lightning_is_imported(name:
     refuse_malformed({name: "0"})
 
 
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "NODE_RANK"])
+@pytest.mark.parametrize("blank", ["", " "])
+def test_u04_a_variable_without_a_value_is_taken_out_before_lightning_reads_it(name: str, blank: str) -> None:
+    environment = {name: blank, "WORLD_SIZE": "1"}
+    refuse_malformed(environment)
+    assert environment == {"WORLD_SIZE": "1"}
+
+
 @pytest.fixture
 def taken() -> Iterator[int]:
     """A port at which somebody listens."""
@@ -183,6 +191,11 @@ def test_u04_a_port_in_use_is_one_sentence_for_the_first_process_alone(taken: in
     with pytest.raises(CannotMeet, match=f"port {taken} is in use; set MASTER_PORT"):
         check_meeting(World(2, 0, 0, 2, "torchrun", "127.0.0.1", taken), print)
     check_meeting(World(2, 1, 1, 2, "torchrun", "127.0.0.1", taken), print)
+
+
+def test_u04_a_single_process_needs_no_place_to_meet(taken: int) -> None:
+    check_meeting(World(1, 0, 0, 1, "torchrun", "127.0.0.1", taken), print)
+    check_meeting(World(1, 0, 0, 1, "torchrun", "no.such.host.invalid", 29500), print, wait_s=0.01)
 
 
 def test_u04_a_name_without_an_address_is_waited_for_and_then_one_sentence() -> None:
