@@ -1,8 +1,9 @@
 """The output of a command: the file, pipe or device that a person names for its result, looked at before the work, written at its end.
 
-A regular file is replaced whole, where a symbolic link leads, and the link stays. A pipe, a device or a descriptor of this process
-(`/dev/stdout`, `/dev/fd/3`, a shell's `>(...)`) is no file to be replaced: it is opened at the start and written through. Nothing is
-ever read back.
+A regular file is replaced whole, where a symbolic link leads, and the link stays; but for a picture or a database, which no result
+replaces: a slip names them easily, and the picture may be one that the result is about. A pipe, a device or a descriptor of this
+process (`/dev/stdout`, `/dev/fd/3`, a shell's `>(...)`) is no file to be replaced: it is opened at the start and written through.
+Nothing is ever read back.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from typing import Self
 
 from backbone.durable import write_file
 from backbone.errors import PathMissing, StorageFailed
+from backbone.formats import image_format
 
 _LINKS = 40  # followed at most, as many as Linux does
 _LOOK_MS = 100  # between two looks at whether to give up a reader that takes nothing
 _LAST_MS = 2000  # that a reader gets when its writer has been told to stop
+_BEGINNING = 512  # bytes: the signature of a picture, with the brands of one that has several
+_DATABASE = b"SQLite format 3\x00"
 _AT_ONCE = select.PIPE_BUF  # bytes that a pipe which says that it has room takes without waiting
 
 
@@ -33,7 +37,8 @@ class Output:
 
     Raises, when it is made, before any work:
         PathMissing: the directory of the file does not exist.
-        StorageFailed: it cannot be written, or is a directory, a disk or a socket. A named pipe without a reader is waited for.
+        StorageFailed: it cannot be written, or is a directory, a disk, a socket, a picture or a database. A named pipe without a
+            reader is waited for.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,6 +110,7 @@ def open_stream(path: Path, told_to_stop: Callable[[], bool] = lambda: False) ->
             return _duplicate(own)  # and not opened anew, which would write over what else is said there
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
+            _check_replaceable(path)
             return None
         for is_kind, name in ((stat.S_ISDIR, "a directory"), (stat.S_ISBLK, "a disk"), (stat.S_ISSOCK, "a socket")):
             if is_kind(mode):
@@ -154,6 +160,19 @@ def _check_folder(path: Path) -> None:
         raise PathMissing(f"{folder} does not exist; name a file in a directory that does.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _failed(path, f"{folder} cannot be written")
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise StorageFailed for what is not an earlier result; a file that may be written and not be read is taken for one."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+    except PermissionError:
+        return
+    if (name := image_format(beginning)) is not None:
+        raise _failed(path, f"it is a picture ({name})")
+    if beginning.startswith(_DATABASE):
+        raise _failed(path, "it is a database")
 
 
 def _own_descriptor(path: Path) -> int | None:

@@ -267,3 +267,25 @@ def test_u10_a_directory_is_not_made_of_a_pipe_a_device_or_a_loop(tmp_path: Path
         with pytest.raises(kind), new_directory(tmp_path / name, replace=True):
             pass
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link], ids=["itself", "symbolic link", "hard link"])
+@pytest.mark.parametrize("held", [b"\x89PNG\r\n\x1a\n...", b"\xff\xd8\xff\xe0", b"SQLite format 3\x00"])
+def test_u10_a_picture_or_a_database_is_no_output(
+    held: bytes, link: Callable[[Path, Path], None] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "held"
+    path.write_bytes(held)
+    if link is not None:
+        link(path, tmp_path / "link")
+    for make in (Output, open_stream, lambda path: held_open(path).__enter__()):
+        with pytest.raises(StorageFailed, match=r"it is a (picture|database)"):
+            make(tmp_path / ("held" if link is None else "link"))
+    assert path.read_bytes() == held
+
+
+@pytest.mark.parametrize("held", [b"", b"{}", b"text"])
+def test_u10_any_other_file_is_replaced(held: bytes, tmp_path: Path) -> None:
+    (tmp_path / "held").write_bytes(held)
+    write(tmp_path / "held")
+    assert (tmp_path / "held").read_bytes() == b"result"
