@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from pictures import encoded, picture
 
-from backbone.errors import DataInvalid
 from backbone.decode import DecodeLimits, decode
-from backbone.errors import UnsupportedImageType
+from backbone.errors import DataInvalid, UnsupportedImageType
 from backbone.formats import ALL_FORMATS, KNOWN_FORMATS, SERVICE_FORMATS, formats_named, hint_for, image_format
 from backbone.listing import list_images
 
