@@ -30,11 +30,13 @@ from backbone.tiff_directory import (
     EXTRA,
     FILL_ORDER,
     FORMAT,
+    HEIGHT,
     ORIENTATION,
     PHOTOMETRIC,
     PLANES,
     PREDICTOR,
     SAMPLES,
+    TILE_HEIGHT,
     TILE_WIDTH,
     WIDTH,
     Directory,
@@ -45,6 +47,7 @@ from backbone.tiff_directory import (
 WHITE = 65_535  # of 16 bits
 _SHORT, _LONG = 3, 4  # types of a tag's numbers
 _UNCOMPRESSED, _DEFLATE = 1, 8
+_LARGEST_PADDING = 2048  # of a tile beyond its picture, a side: the largest tiles in use; libtiff allocates a whole one
 _IN_PLANES, _DIFFERENCES = 2, 2  # of a picture's planes, and its predictor
 _RGB, _YCBCR = 2, 6
 _NAMES = {0: "WhiteIsZero", 1: "BlackIsZero", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "LAB"}
@@ -91,6 +94,9 @@ def _brought(data: bytes, found: Directory) -> Tiff:
     bits, extra = _bits(found), found.all(EXTRA)
     compression, photometric = found.one(COMPRESSION, _UNCOMPRESSED), found.one(PHOTOMETRIC, 0)
     sample_format = found.one(FORMAT, 1)
+    for side, of_tile in ((WIDTH, TILE_WIDTH), (HEIGHT, TILE_HEIGHT)):
+        if found.one(of_tile, 0) > found.one(side, 0) + _LARGEST_PADDING:
+            raise ValueError("a tile that no picture needs")
     name = _name(found) if found.is_whole else ""
     made = Tiff(data, name, compression, signed=sample_format == 2 and set(bits) == {8})
     changed, body = found, data

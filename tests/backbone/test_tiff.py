@@ -270,6 +270,21 @@ def test_s08_u16_strips_and_tags_are_counted_before_they_are_read() -> None:
         decode(tiff_of(values(8, 1), 1, tags={**tags, 65_000: (3, [0])}))
 
 
+@pytest.mark.parametrize("side", [322, 323])
+def test_s06_u16_a_tile_far_larger_than_its_picture_is_not_made_room_for(side: int) -> None:
+    lie = {322: (4, [16]), 323: (4, [16]), 324: (4, [8]), side: (4, [60_000_000])}
+    begun = time.thread_time()
+    with pytest.raises(CorruptImage, match="not where its directory says"):
+        decode(tiff_of(values(16, 1), 1, bits=16, compression=DEFLATE, tags=lie))
+    assert time.thread_time() - begun < 0.02
+
+
+def test_u16_a_tile_may_be_larger_than_its_picture() -> None:
+    grey = values(16, 1)
+    assert_shows(tiff_of(grey, 1, bits=16, compression=DEFLATE, tile=512), shown(grey, 16))
+    assert_shows(tiff_of(grey, 1, bits=16, tile=2048), shown(grey, 16))
+
+
 def test_u16_a_bigtiff_keeps_the_limits() -> None:
     whole = tiff_of(values(8, 1), 1, big=True)
     with pytest.raises(TooManyPixels):
