@@ -72,7 +72,7 @@ class TrainingConfig:
     image_size: PositiveInt = 224  # pixels; what the papers train at and evaluation crops to
     pooling: Literal["cls", "mean", "cls+mean"] = "cls"  # the token that DINO trains and measures its kNN with
     labels: Literal["folders", "none"] = "folders"  # only the online kNN looks at them; the losses never do
-    exclude: tuple[str, ...] = ()  # patterns of paths to leave out (backbone/exclude_pattern.py); all images count
+    exclude: tuple[str, ...] = ()  # patterns of paths, as .gitignore has them; all images count
     value_range: RangeText = ALL_OF_16_BITS  # black and white of deep grey; no file says if it uses less
     licence: str = "NOASSERTION"  # SPDX; of weights from scratch only the owner of the images can say
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backbone.errors import TooManyBytes
 from backbone.listing import ListedImage
-from backbone.text_file import is_text
+from backbone.listing.text_file import is_text
 from service.errors import InvalidId, OtherSource
 from service.ingestion.incoming import Incoming
 from service.ingestion.kept_path import kept

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import DataInvalid, PathMissing, StorageFailed
-from backbone.exclude_pattern import ExcludePattern
-from backbone.folder_walk import FolderWalk, Scope
 from backbone.formats import ALL_FORMATS, ENDINGS_OF_HEIF, INSTALLED_FORMATS, hint_for
-from backbone.label_file import FileLabels, read_labels
-from backbone.left_out import LeftOut
-from backbone.list_file import NamedFiles, read_list
+from backbone.listing.exclude_pattern import ExcludePattern
+from backbone.listing.folder_walk import FolderWalk, Scope
+from backbone.listing.label_file import FileLabels, read_labels
+from backbone.listing.left_out import LeftOut
+from backbone.listing.list_file import NamedFiles, read_list
 
 # Names of the parts of a set of images, and hardly ever of what is in them.
 SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))

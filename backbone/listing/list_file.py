@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import DataInvalid, StorageFailed
-from backbone.folder_walk import Scope
-from backbone.left_out import LeftOut
-from backbone.text_file import is_text, read_lines
-from backbone.written_path import FORMS, Form, Readings, shown
+from backbone.listing.folder_walk import Scope
+from backbone.listing.left_out import LeftOut
+from backbone.listing.text_file import is_text, read_lines
+from backbone.listing.written_path import FORMS, Form, Readings, shown
 
 SUFFIX = ".txt"
 

@@ -6,7 +6,7 @@ import pytest
 
 from backbone import list_images
 from backbone.errors import DataInvalid
-from backbone.left_out import LeftOut
+from backbone.listing.left_out import LeftOut
 
 
 def counted(*names: str) -> str:

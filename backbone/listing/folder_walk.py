@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from backbone.errors import StorageFailed
-from backbone.exclude_pattern import ExcludePattern
-from backbone.left_out import LeftOut
-from backbone.system_folders import is_system_file, is_system_folder
+from backbone.listing.exclude_pattern import ExcludePattern
+from backbone.listing.left_out import LeftOut
+from backbone.listing.system_folders import is_system_file, is_system_folder
 
 
 @dataclass(frozen=True)

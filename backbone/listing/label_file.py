@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backbone.errors import DataInvalid
-from backbone.text_file import is_text, read_lines
-from backbone.written_path import LONGEST_SHOWN, Readings, WrittenPaths, shown
+from backbone.listing.text_file import is_text, read_lines
+from backbone.listing.written_path import LONGEST_SHOWN, Readings, WrittenPaths, shown
 
 _DELIMITERS = (",", ";", "\t")  # the format's own first; the others are what spreadsheets and exports write
 _PATH_HEADS = frozenset(
