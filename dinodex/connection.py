@@ -57,7 +57,8 @@ class Connection:
                 transport, self._proxy = transport_to(address)
             self._http = httpx.Client(base_url=address, headers=headers, timeout=timeout_s, transport=transport)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise ServiceUnreachable(f"{url!r} is not an address; write it as http://127.0.0.1:8000.") from error
+            shown = url.rpartition("@")[2]  # as below: without a password
+            raise ServiceUnreachable(f"{shown!r} is not an address; write it as http://127.0.0.1:8000.") from error
         self._name = str(
             self._http.base_url.copy_with(userinfo=b"")
         )  # as errors have it: a password is nobody's business

@@ -64,7 +64,7 @@ def proxy_to(url: httpx.URL) -> ProxyOfEnvironment | None:
     """Return the proxy of the environment for an address, as httpx chooses it; None on this machine and for what NO_PROXY names."""
     if url.scheme not in ("http", "https") or is_this_machine(url.host):
         return None
-    proxies = getproxies()
+    proxies = {scheme: address.strip(" \t\r\n") for scheme, address in getproxies().items()}
     scheme = next((scheme for scheme in (url.scheme, "all") if proxies.get(scheme)), None)
     if scheme is None or any(_excepts(entry.strip(), url) for entry in proxies.get("no", "").split(",")):
         return None

@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from dinodex import __main__, exits
 
 # A command that fails as it is told to, beside dinodex' own.
 PROGRAM = """
@@ -133,3 +136,17 @@ def test_u14_output_onto_a_full_disk_is_one_sentence(how: str) -> None:
     with Path("/dev/full").open("w") as full:
         code, _, err = ended(started("fail", how, stdout=full.fileno()))
     assert (code, err) == (74, "dinodex: the system refused, No space left on device; make room on the disk.\n")
+
+
+def test_u14_ctrl_c_while_the_command_line_is_imported_is_no_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "dinodex.cli", Interrupted("dinodex.cli"))
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == exits.INTERRUPTED
+    assert capsys.readouterr().err == "dinodex: interrupted\n"

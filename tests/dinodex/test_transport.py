@@ -247,3 +247,17 @@ def test_u09_a_command_says_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(done.exception, ServiceUnreachable)
     assert "ALL_PROXY" in str(done.exception)
     assert os.environ["ALL_PROXY"] == "socks5://proxy:1080"
+
+
+def test_u09_a_variable_of_blanks_names_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "  ")
+    assert proxy_to(httpx.URL("http://example.test")) is None
+    monkeypatch.setenv("ALL_PROXY", " http://proxy:3128\n")
+    assert str(proxy_to(httpx.URL("http://example.test"))) == "the proxy http://proxy:3128 (ALL_PROXY)"
+
+
+@pytest.mark.parametrize("url", ["http://me:hidden@[::1:8", "http://me:hidden@host:port"])
+def test_u09_an_address_that_is_none_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(ServiceUnreachable, match="is not an address") as refused:
+        Client(url)
+    assert "hidden" not in str(refused.value)
