@@ -18,7 +18,7 @@ from pathlib import Path
 
 from backbone.durable import PRIVATE_FOLDER, lock_directory, sync_directory
 from backbone.errors import DirectoryLocked, OutputNotEmpty, PathMissing
-from service.errors import LibraryInvalid, StorageFailed
+from service.errors import LibraryInvalid, StorageFailed, StorageFull
 from service.store.database import DATABASE_NAME, INDEX_FOLDER, opening_error
 from service.store.integrity import inspect
 from service.store.migrations import APPLICATION_ID, migrate
@@ -61,7 +61,7 @@ def backup(data_dir: Path, out: Path, force: bool = False) -> Copied:
         raise PathMissing(f"{file.parent} does not exist; make the directory first.")
     if not os.access(file.parent, os.W_OK | os.X_OK):
         raise StorageFailed(f"{file.parent} cannot be written; name a file in another directory.")
-    with _file_errors(source), _new_file(file) as temporary:
+    with _file_errors(source, file), _new_file(file) as temporary:
         points = _copy(source, temporary)
         return Copied(points, temporary.stat().st_size, _sha256(temporary))
 
@@ -83,7 +83,7 @@ def restore(file: Path, data_dir: Path, replace: bool = False) -> Copied:
         raise PathMissing(f"{file} does not exist; check the path.")
     # it may be a symbolic link to another disk, and stays one
     target = Path(os.path.realpath(data_dir / DATABASE_NAME))
-    with _file_errors(file), lock_directory(data_dir, PRIVATE_FOLDER):
+    with _file_errors(file, target), lock_directory(data_dir, PRIVATE_FOLDER):
         if target.exists() and not replace:
             raise OutputNotEmpty(
                 f"{data_dir} holds a library; name another directory, or put it in its place with --replace."
@@ -161,11 +161,14 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _file_errors(source: Path) -> Iterator[None]:
+def _file_errors(source: Path, target: Path) -> Iterator[None]:
     """Raise what SQLite and the disk say as the service's errors."""
     try:
         yield
     except (sqlite3.Error, UnicodeError) as error:
-        raise opening_error(source, error) from error
+        told = opening_error(source, error)
+        if isinstance(told, StorageFull):  # nothing is written where the copy is made from
+            told = opening_error(target, error)
+        raise told from error
     except OSError as error:
         raise StorageFailed(f"the copy failed ({error}); check the disk's space and the permissions.") from error

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from backbone.errors import DirectoryLocked, OutputNotEmpty, PathMissing
-from service.errors import LibraryInvalid, StorageFailed
+from service.errors import LibraryInvalid, StorageFailed, StorageFull
 from service.library.library import Library
 from service.points import NewPoint, Point, hash_vector
+from service.store import backup as copying
 from service.store.backup import backup, restore
 from service.store.database import DATABASE_NAME, INDEX_FOLDER
 from service.store.filters import Filter, Match
@@ -396,3 +397,20 @@ def test_a_dropped_collection_that_is_being_cleared_away_is_no_damage(data: Path
         connection.execute("DELETE FROM fields WHERE key = 1 AND row < 20")
     connection.close()
     assert backup(data, tmp_path / "copy").points == {"empty": 0, "two": 5}
+
+
+def test_u14_a_full_disk_is_named_as_the_one_that_is_written_to(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(data, tmp_path / "kept.bak")
+
+    def full(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    monkeypatch.setattr(copying, "_copy", full)
+    with pytest.raises(StorageFull, match=r"new\.bak is full"):
+        backup(data, tmp_path / "new.bak")
+    with pytest.raises(StorageFull, match=f"other/{DATABASE_NAME} is full"):
+        restore(tmp_path / "kept.bak", tmp_path / "other")
