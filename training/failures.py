@@ -15,8 +15,9 @@ from torch.distributed import DistError
 from backbone.errors import BackboneError
 from training.distributed import world_size
 from training.errors import LoadingFailed, LoadingStopped, PeerLost, TrainingError
-from training.launcher import World, port_in_use
 from training.loading import Loading
+from training.meeting import port_in_use
+from training.world import World
 
 # PyTorch raises RuntimeError for all of these, and tells them apart in words only.
 _LOADER = ("DataLoader worker", "shared memory", "Bus error", "Pin memory thread", "ancdata")

@@ -1,4 +1,4 @@
-"""The world of a run: how many processes it has and which one this is, as a launcher announces it in the environment.
+"""The launcher of a run, as the environment tells of it: how many processes it started, and which one this is.
 
 Such variables also stay behind: of a job that is over, of an image that was built for another program, of an allocation in which nobody
 started several processes. So a world is joined where it is announced whole, with its size and the place where its processes meet. What
@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from training.errors import CannotMeet, ConfigInvalid
+from training.errors import ConfigInvalid
+from training.world import LOOPBACK, Asked, World
 
-LOOPBACK = "127.0.0.1"
-NAME_WAIT_S = 20.0  # for the first machine's name to appear: where containers start together, theirs come seconds after the processes
-_SLURM_FIRST_PORT = (
-    15_000  # and the last four digits of the job's number: what Lightning takes, so that two jobs do not meet
-)
+# And the last four digits of the job's number: what Lightning takes, so that two jobs do not meet.
+_SLURM_FIRST_PORT = 15_000
 _INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which a person starts what runs
 
 
@@ -48,52 +43,8 @@ NODE_RANKS = ("NODE_RANK", "GROUP_RANK")  # which machine this is; the first tha
 _BY_HAND = "hand"
 _NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", *NODE_RANKS)
 _MEETING = ("MASTER_ADDR", "MASTER_PORT")
-_CHANGED = (
-    *_NUMBERS,
-    *_MEETING,
-    SRUN.rank,
-    *(scheme.rank for scheme in _MPI),
-)  # what a run may change in its environment
-
-
-@dataclass(frozen=True)
-class World:
-    """The processes of a run, and this one among them."""
-
-    size: int
-    rank: int  # of all; the first one writes and speaks
-    local_rank: int
-    local_size: int  # processes on this machine, and on each other
-    launcher: str | None = None  # who started this process; None: it starts the others of its machine itself
-    address: str = LOOPBACK  # where all meet
-    port: int = 0
-
-    @property
-    def nodes(self) -> int:
-        """The number of machines."""
-        return self.size // self.local_size
-
-    @property
-    def is_first(self) -> bool:
-        """Say whether this is the process that writes and speaks."""
-        return self.rank == 0
-
-
-ALONE = World(1, 0, 0, 1)  # no launcher; the keys say how many processes this one starts
-
-
-class Asked(NamedTuple):
-    """The number of processes that the keys ask for."""
-
-    devices: int | None  # on each machine; None: auto
-    nodes: int
-    here: int  # what auto is on this machine
-    firm: bool = True  # no other number will do
-
-    @property
-    def size(self) -> int:
-        """The number of processes on all machines."""
-        return (self.devices or self.here) * self.nodes
+# What a run may change in its environment.
+_CHANGED = (*_NUMBERS, *_MEETING, SRUN.rank, *(scheme.rank for scheme in _MPI))
 
 
 def refuse_malformed(environment: MutableMapping[str, str]) -> None:
@@ -127,58 +78,6 @@ def read_world(environment: MutableMapping[str, str], asked: Asked, say: Callabl
     world = _own_world(environment, asked)
     _ignore(environment, asked, say)
     return world
-
-
-def check_meeting(world: World, say: Callable[[str], None], wait_s: float = NAME_WAIT_S) -> None:
-    """Return when the name of the machine where all meet has an address, and its port is free; a single process meets nobody.
-
-    Raises:
-        CannotMeet: the name has no address by the end of `wait_s`, or the port is in use.
-    """
-    if world.size == 1:
-        return
-    _wait_for_name(world, say, wait_s)
-    if (
-        world.is_first and world.port and not os.environ.get("TORCHELASTIC_USE_AGENT_STORE")
-    ):  # else torchrun listens there
-        with socket.socket() as listener:
-            listener.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # an earlier run's last words are no listener
-            try:
-                listener.bind(("", world.port))
-            except OSError as error:
-                raise port_in_use(world.port) from error
-
-
-def port_in_use(port: int) -> CannotMeet:
-    """Return the error for it; 0 where the port is not known."""
-    return CannotMeet(
-        f"the processes of the run cannot meet: port {port or 'MASTER_PORT'} is in use; set MASTER_PORT to one that is free, for all "
-        "of them."
-    )
-
-
-def _wait_for_name(world: World, say: Callable[[str], None], wait_s: float) -> None:
-    deadline, told = time.monotonic() + wait_s, False
-    while (error := _lookup(world)) is not None:
-        if not told:
-            say(f"waiting for {world.address} (MASTER_ADDR) to have an address")
-            told = True
-        if time.monotonic() >= deadline:
-            raise CannotMeet(
-                f"the processes of the run cannot meet: {world.address} (MASTER_ADDR) has no address; name the machine of the first "
-                "process."
-            ) from error
-        time.sleep(min(0.5, wait_s))
-
-
-def _lookup(world: World) -> Exception | None:
-    try:
-        socket.getaddrinfo(world.address, world.port)
-    except (OSError, UnicodeError) as error:
-        return error
-    return None
 
 
 @contextmanager

@@ -29,8 +29,9 @@ from training.distributed import part
 from training.export import export_checkpoint
 from training.failures import named_failures
 from training.images import RefusalLog, TrainingImages
-from training.launcher import Asked, World, check_meeting, kept_environment, read_world
+from training.launcher import kept_environment, read_world
 from training.loading import Loading, devices_here, expected_processes
+from training.meeting import check_meeting
 from training.metrics import Metrics
 from training.module import TrainingModule
 from training.plan import Plan, announce, make_plan, refuse_used, write_plan
@@ -46,6 +47,7 @@ from training.two_views import TwoViewProbe
 from training.views import MultiCrop, ViewConfig
 from training.watch import Watch
 from training.weights_and_biases import WeightsAndBiases
+from training.world import Asked, World
 
 
 @dataclass(frozen=True)

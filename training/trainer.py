@@ -18,8 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from training.config import TrainingConfig
 from training.errors import ConfigInvalid
-from training.launcher import ALONE, World
 from training.loading import expected_processes
+from training.world import ALONE, World
 
 
 def make_trainer(config: TrainingConfig, out: Path, callback: Callback, world: World = ALONE) -> Trainer:
