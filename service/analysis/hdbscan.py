@@ -22,7 +22,11 @@ MIN_SIZE = 5  # scikit-learn's and the reference implementation's default
 # A few members that hang on by a long chain would widen the reach for all. On handwritten digits the rule then finds nine in
 # ten of the members again, and lets in a third of the noise; reaching for all of them lets in half.
 REACHED = 0.95
-COPIES_APART = 2.0**-12  # at most: the distance of unit vectors up to which float32 has 1.0 for their cosine
+COPIES_COSINE = (
+    1.0 - 2.0**-15
+)  # at least: what rounding leaves of that of copies, in bf16 too; no two pictures are so near
+TWO_COPIES_COSINE = 1.0 - 2.0**-13  # of two copies of one: at twice the angle
+BLOCK = 512  # vectors compared with all at a time: 20 MB of cosines with a whole sample
 
 
 def cluster_by_density(vectors: Vector, min_size: int, progress: Progress) -> tuple[Centroids, Clusters]:
@@ -34,9 +38,9 @@ def cluster_by_density(vectors: Vector, min_size: int, progress: Progress) -> tu
     """
     progress(0.0)
     assigned = hdbscan(_leading_components(vectors), min_size, lambda: progress(0.5))
-    copies = _copies(vectors)
+    copies = _copies(vectors, assigned != NOISE, progress)
     # HDBSCAN never takes the whole for a cluster: copies of one point beside nothing dense would be noise, or fall apart by rounding
-    if np.count_nonzero(copies) >= min_size and (assigned[~copies] == NOISE).all():
+    if np.count_nonzero(copies) >= min_size:
         assigned = np.where(copies, 0, NOISE)
     count = int(assigned.max(initial=-1)) + 1
     centroids = np.zeros((count, vectors.shape[1]), np.float32)
@@ -51,15 +55,19 @@ def cluster_by_density(vectors: Vector, min_size: int, progress: Progress) -> tu
     return Centroids(centroids, reach), assigned
 
 
-def _copies(vectors: Vector) -> npt.NDArray[np.bool_]:
-    """Return which of unit vectors [B, D], B >= 1, are copies of one, of which there are the most."""
-    places = np.round(vectors / COPIES_APART).astype(np.int32)
-    _, cells, sizes = np.unique(places, axis=0, return_inverse=True, return_counts=True)
-    centre = vectors[cells.ravel() == sizes.argmax()].mean(
-        axis=0
-    )  # of most of them, where an edge of cells lies between
-    copies: npt.NDArray[np.bool_] = np.linalg.norm(vectors - centre, axis=1) <= COPIES_APART
-    return copies
+def _copies(vectors: Vector, clustered: npt.NDArray[np.bool_], progress: Progress) -> npt.NDArray[np.bool_]:
+    """Return which of unit vectors [B, D] are copies of one, that which has the most; none where one that is clustered is no copy."""
+    most = none = np.zeros(len(vectors), np.bool_)
+    inside = vectors[clustered]
+    if (inside @ inside[:1].T < TWO_COPIES_COSINE).any():
+        return none  # without comparing all
+    for start in range(0, len(vectors), BLOCK):
+        progress(0.5)
+        near = vectors[start : start + BLOCK] @ vectors.T >= COPIES_COSINE
+        likely = near[np.count_nonzero(near, axis=1).argmax()]
+        if np.count_nonzero(likely) > np.count_nonzero(most):
+            most = likely
+    return most if most[clustered].all() else none
 
 
 def sampled_size(min_size: int, points: int) -> int:

@@ -138,6 +138,16 @@ def test_u21_a_hundred_equal_points_are_one_cluster(dimension: int, rounding: fl
     assert cluster_by_density(np.vstack([copies, strangers]), 5, nothing)[1].tolist() == [0] * 100 + [NOISE] * 20
 
 
+@pytest.mark.parametrize("strangers", [0, 1, 3])
+def test_u21_copies_that_bf16_has_rounded_are_one_cluster_wherever_strangers_stand(strangers: int) -> None:
+    rng = np.random.default_rng(0)
+    one = unit_rows(rng.normal(size=(1, 384)), 384)
+    copies = unit_rows(one + 2e-4 * rng.normal(size=(60, 384)), 384)
+    assert 1e-5 < 1.0 - (copies @ copies.T).min() < 1e-4  # two of them; each and the middle are half of it apart
+    found = cluster_by_density(np.vstack([unit_rows(rng.normal(size=(strangers, 384)), 384), copies]), 5, nothing)[1]
+    assert found.tolist() == [NOISE] * strangers + [0] * 60
+
+
 def test_u21_groups_of_equal_points_are_clusters_from_the_smallest_size_on() -> None:
     points = unit_rows(np.random.default_rng(0).normal(size=(3, 64)), 64)
     assert same(cluster_by_density(np.repeat(points, 40, axis=0), 5, nothing)[1], np.repeat(np.arange(3), 40))
