@@ -8,6 +8,7 @@ is gone may be deleted (`pruning`).
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from backbone.decode import DecodeLimits
-from backbone.errors import ImageRefused
+from backbone.errors import ImageRefused, StorageFailed
 from backbone.listing import ImageList
 from service.errors import Invalid, OtherSource, SourceUnreachable, TooManyGone
 from service.ingestion.file_reader import FileReader
@@ -182,6 +183,7 @@ def _chunks(
         try:
             item = reader.read(image)
         except (OSError, ImageRefused, Invalid, OtherSource) as error:
+            _check_that_it_is_of_the_file(error)
             _refuse(reader.id_of(image), error, result, refusals)
             continue
         if item is None:
@@ -194,6 +196,14 @@ def _chunks(
             chunk, size = [], 0
     if chunk and not stop.is_set():
         yield chunk
+
+
+def _check_that_it_is_of_the_file(error: Exception) -> None:
+    """Raise StorageFailed for what this process lacks: every file after this one would be refused for it."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise StorageFailed(
+            f"no file can be read any more ({error.strerror}); give the process more (ulimit -n, ulimit -v), and run it again."
+        ) from error
 
 
 def _count(result: IndexResult, put: PutResult, refusals: RefusalReport) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -224,6 +225,18 @@ def test_prune_deletes_what_came_from_this_folder_and_is_gone(folder: Path, tmp_
     assert index_folder(list_images(folder), sink, prune=True).pruned == 1
     assert "cat/0.png" not in sink.points
     assert "x.png" in sink.points
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_u14_what_the_process_lacks_is_no_fault_of_the_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StorageFailed, match="no file can be read any more"):
+        index_folder(list_images(folder), Memory())
 
 
 def test_memory_is_bounded_by_the_chunks_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
