@@ -11,9 +11,11 @@ accepts many damaged files (13 of 60 with flipped bits), so no file reaches it w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import shutil
+import stat
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -33,6 +35,7 @@ from service.points import Rows, Vector
 FORMAT = 2
 ROWS, MANIFEST = "rows.i64", "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 1024  # ours have one
+_GROUP, _TO_READ_AND_WRITE = 0o070, 0o660  # bits of a mode
 
 
 class SegmentRejected(Exception):
@@ -125,10 +128,21 @@ def write(
             "files": files,
         }
         write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode(), mode=PRIVATE_FILE)
+        _open_to_group(folder, path.parent)
     try:
         return _opened(path, identity.dimension, len(rows), int(rows[-1]), effort)
     except (OSError, RuntimeError) as error:
         raise SegmentRejected(f"what was just written cannot be read: {error}") from error
+
+
+def _open_to_group(generation: Path, home: Path) -> None:
+    """Let the group that the folder of the index is open to have a new generation, too, and the folder of its collection."""
+    if not (group := home.parent.stat().st_mode & _GROUP):
+        return
+    for path in (home, generation, *generation.iterdir()):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        with contextlib.suppress(PermissionError):  # another one of the group made the collection's, and opened it
+            path.chmod(mode | group if path.is_dir() else mode | group & _TO_READ_AND_WRITE)
 
 
 def read(path: Path, identity: SegmentIdentity, tick: int) -> MainSegment:

@@ -1,9 +1,9 @@
 """The privacy of a data directory: labels, vectors and pictures are for its owner, as the file of keys is.
 
 What dinodex makes there only its owner may read, whatever the umask. What an older version or a copy by hand left readable for
-everybody is closed when the library is opened; what is open to a group, and to nobody else, somebody meant, and it stays. A
-directory that is there already keeps its mode: it may hold more than a library. What this process could not write is named before
-anything begins.
+everybody is closed when the library is opened; what a group may write, or read as the only ones, somebody meant, and it stays: the
+index is then the group's, too. A directory that is there already keeps its mode: it may hold more than a library. What this process
+could not write is named before anything begins.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from backbone.durable import LOCK_NAME, PRIVATE_FILE
 from service.errors import StorageFailed
 
 LOGS = ("-wal", "-shm", "-journal")  # SQLite's files beside a database, which it makes with the database's mode
-_OTHERS = 0o007
+_OWNER, _GROUP, _GROUP_WRITES, _OTHERS = 0o700, 0o070, 0o020, 0o007
 
 log = structlog.get_logger("service")
 
@@ -39,12 +40,18 @@ def check_directory(directory: Path) -> None:
 def take_possession(database: Path, index: Path) -> None:
     """Close what everybody may read of a library whose directory is held: its database, its index.
 
+    The folder of the index is open to the group that the database is open to, and what is built in it follows it.
+
     Raises StorageFailed for what this process may not write.
     """
     paths = [path for path in (*_files(database), index, *sorted(index.rglob("*"))) if path.exists()]
     _check_writable(*paths)
     for path in paths:
         _close_to_others(path)
+    if database.exists() and not index.exists() and (group := database.stat().st_mode & _GROUP):
+        index.mkdir(_OWNER)
+        # Who may read it may enter it. The bit that hands the group on to what is made inside stays.
+        index.chmod(stat.S_IMODE(index.stat().st_mode) | group | group >> 2 & 0o010)
 
 
 def _files(database: Path) -> Iterator[Path]:
@@ -87,6 +94,6 @@ def _close_to_others(path: Path) -> None:
     if not mode & _OTHERS:
         return
     try:
-        path.chmod(mode & 0o700)
+        path.chmod(mode & (_OWNER | _GROUP if mode & _GROUP_WRITES else _OWNER))
     except OSError:  # another owner's, who lets us write
         log.warning("readable_for_everybody", path=str(path), detail="only its owner can close it with chmod go=")

@@ -186,6 +186,30 @@ def test_u11_a_library_that_its_owner_may_not_write_is_named_at_the_start(theirs
     assert (code, "chmod" in said, DATABASE_NAME in said) == (74, True, True)
 
 
+@pytest.mark.parametrize(("database", "kept"), [(0o664, 0o660), (0o660, 0o660), (0o640, 0o640), (0o644, 0o600)])
+def test_u11_the_index_of_a_library_is_open_to_the_group_that_its_database_is_open_to(
+    tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch, database: int, kept: int
+) -> None:
+    with Library.open(tmp_path):
+        pass
+    tmp_path.chmod(0o2770)
+    (tmp_path / DATABASE_NAME).chmod(database)
+    monkeypatch.setattr("service.index.planner.BUILD_POINTS", 10)
+    with Library.open(tmp_path) as library:
+        fill(library)
+        while library.collection("photos").stats().building:
+            time.sleep(0.01)
+    index = {name: mode for name, mode in modes(tmp_path).items() if name.startswith(INDEX_FOLDER)}
+    files = {name: mode for name, mode in index.items() if (tmp_path / name).is_file()}
+    group = kept & 0o070
+    folders = {mode & 0o777 for name, mode in index.items() if name not in files}
+    assert modes(tmp_path)[DATABASE_NAME] == kept
+    assert len(files) == 3
+    assert set(files.values()) == {kept}
+    assert folders == {0o700 | group | group >> 2 & 0o010}
+    assert {path.stat().st_mode & stat.S_ISGID for path in tmp_path.rglob("*") if path.is_dir()} == {stat.S_ISGID}
+
+
 @as_root
 def test_u11_a_library_that_a_group_shares_goes_on(theirs: Path) -> None:
     group = 54_321
