@@ -30,7 +30,7 @@ def demo(
 
     Example: dinodex demo --data photos/ --train-s 20
     """
-    from training.launcher import refuse_malformed
+    from training.processes.launcher import refuse_malformed
 
     refuse_malformed(os.environ)
     try:

@@ -58,7 +58,7 @@ def train(
 
     Example: dinodex train photos/ --out runs/first --backbone vit_tiny_patch16 image_size=64 max_epochs=5
     """
-    from training.launcher import refuse_malformed
+    from training.processes.launcher import refuse_malformed
 
     refuse_malformed(os.environ)
     from training.config import TrainingConfig

@@ -13,7 +13,7 @@ from training.config import ResolvedConfig, TrainingConfig
 from training.distributed import rank, world_size
 from training.errors import ConfigInvalid
 from training.images import Batch, Item, TrainingImages, collate
-from training.loader_process import LastWords
+from training.processes.loader_process import LastWords
 from training.sampling import Batches
 
 LEAST_KOLEO = 2  # images that KoLeo compares: one has no neighbour

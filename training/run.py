@@ -27,27 +27,27 @@ from training.collapse import CollapseAlarm
 from training.config import ResolvedConfig, TrainingConfig, section
 from training.distributed import part
 from training.export import export_checkpoint
-from training.failures import named_failures
 from training.images import RefusalLog, TrainingImages
-from training.launcher import kept_environment, read_world
 from training.loading import Loading, devices_here, expected_processes
-from training.meeting import check_meeting
 from training.metrics import Metrics
 from training.module import TrainingModule
 from training.plan import Plan, announce, make_plan, refuse_used, write_plan
 from training.probe import Probe, Split
+from training.processes.failures import named_failures
+from training.processes.launcher import kept_environment, read_world
+from training.processes.meeting import check_meeting
+from training.processes.temporary import ensure_short_directory
+from training.processes.world import Asked, World
 from training.progress import Reporter
 from training.resume import Resume, check_processes, last_checkpoint, saved_config
 from training.saving import Saver
 from training.schedules import run_length
 from training.start import Start
-from training.temporary import ensure_short_directory
 from training.trainer import make_trainer, quiet_lightning
 from training.two_views import TwoViewProbe
 from training.views import MultiCrop, ViewConfig
 from training.watch import Watch
 from training.weights_and_biases import WeightsAndBiases
-from training.world import Asked, World
 
 
 @dataclass(frozen=True)

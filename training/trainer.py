@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from training.config import TrainingConfig
 from training.errors import ConfigInvalid
 from training.loading import expected_processes
-from training.world import ALONE, World
+from training.processes.world import ALONE, World
 
 
 def make_trainer(config: TrainingConfig, out: Path, callback: Callback, world: World = ALONE) -> Trainer:

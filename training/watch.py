@@ -23,9 +23,9 @@ from training.images import Batch, RefusalLog
 from training.memory import peak_memory_gib
 from training.metrics import Metrics
 from training.module import StepResult, TrainingModule
+from training.processes.stopping import StopSignals
 from training.progress import Reporter
 from training.saving import Saver
-from training.stopping import StopSignals
 from training.tally import Row, Tally
 
 PROBE_SHARE = 0.1  # of the run's time, at most, goes into the online score

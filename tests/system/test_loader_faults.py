@@ -20,14 +20,14 @@ multiprocessing.current_process()._config.pop("tempdir", None)
 HANGING = """
 import time
 from training.images import TrainingImages
-from training.stopping import StopSignals
+from training.processes.stopping import StopSignals
 StopSignals.__init__.__defaults__ = (0.5,)
 get = TrainingImages.__getitem__
 TrainingImages.__getitem__ = lambda self, key: get(self, key) if key[0] < {epochs} else time.sleep(1000)
 """
 FAILS = {
     "the socket of a thread": (
-        "import training.temporary; training.temporary.LONGEST = 10_000",
+        "import training.processes.temporary; training.processes.temporary.LONGEST = 10_000",
         "could not hand them over, OSError: AF_UNIX path too long",
     ),
     "the thread that sends": (

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from training.errors import ConfigInvalid
-from training.world import LOOPBACK, Asked, World
+from training.processes.world import LOOPBACK, Asked, World
 
 # And the last four digits of the job's number: what Lightning takes, so that two jobs do not meet.
 _SLURM_FIRST_PORT = 15_000

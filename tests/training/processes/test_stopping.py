@@ -7,7 +7,7 @@ import time
 import pytest
 
 from training.errors import LoadingStopped
-from training.stopping import StopSignals
+from training.processes.stopping import StopSignals
 
 
 def test_u12_a_stop_is_raised_where_no_images_come() -> None:

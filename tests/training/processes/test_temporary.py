@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import StorageFailed
-from training import temporary
-from training.temporary import LONGEST, ensure_short_directory
+from training.processes import temporary
+from training.processes.temporary import LONGEST, ensure_short_directory
 
 
 @pytest.fixture
@@ -93,7 +93,10 @@ def test_u12_where_none_can_be_written_it_is_one_sentence(
 
 
 def test_u12_the_private_directory_is_gone_with_its_process(tmp_path: Path) -> None:
-    program = "from training.temporary import ensure_short_directory as e; import tempfile; e(print); print(tempfile.gettempdir())"
+    program = (
+        "import tempfile; from training.processes.temporary import ensure_short_directory\n"
+        "ensure_short_directory(print); print(tempfile.gettempdir())"
+    )
     long = directory_of(LONGEST + 1, tmp_path)
     environment = os.environ | {"TMPDIR": str(long)}
     done = subprocess.run(
@@ -102,7 +105,7 @@ def test_u12_the_private_directory_is_gone_with_its_process(tmp_path: Path) -> N
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     made = Path(done.stdout.splitlines()[-1])
     assert made.name.startswith("dinodex-")

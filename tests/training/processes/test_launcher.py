@@ -7,8 +7,8 @@ import os
 import pytest
 
 from training.errors import ConfigInvalid
-from training.launcher import kept_environment, read_world, refuse_malformed
-from training.world import Asked, World
+from training.processes.launcher import kept_environment, read_world, refuse_malformed
+from training.processes.world import Asked, World
 
 ALONE = Asked(None, 1, 1)  # what a command without --devices and --nodes asks for on a machine without GPUs
 MEETING = {"MASTER_ADDR": "host", "MASTER_PORT": "29500"}

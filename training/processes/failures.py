@@ -16,8 +16,8 @@ from backbone.errors import BackboneError
 from training.distributed import world_size
 from training.errors import LoadingFailed, LoadingStopped, PeerLost, TrainingError
 from training.loading import Loading
-from training.meeting import port_in_use
-from training.world import World
+from training.processes.meeting import port_in_use
+from training.processes.world import World
 
 # PyTorch raises RuntimeError for all of these, and tells them apart in words only.
 _LOADER = ("DataLoader worker", "shared memory", "Bus error", "Pin memory thread", "ancdata")

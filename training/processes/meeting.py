@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from training.errors import CannotMeet
-from training.world import World
+from training.processes.world import World
 
 NAME_WAIT_S = 20.0  # for the first machine's name to appear: where containers start together, theirs come seconds after the processes
 

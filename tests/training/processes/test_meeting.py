@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from training.errors import CannotMeet
-from training.meeting import check_meeting
-from training.world import World
+from training.processes.meeting import check_meeting
+from training.processes.world import World
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from training.errors import LoadingFailed
-from training.failures import named_failures
+from training.processes.failures import named_failures
 
 
 @pytest.fixture
