@@ -12,9 +12,12 @@ demo: $(VENV)/.installed
 
 # All but the service in two processes, for half of their time is waiting; the service alone, for its tests hold it to milliseconds.
 IN_TWO := tests/system tests/training tests/backbone tests/contract tests/compat tests/dinodex tests/test_rooms.py
-test: $(VENV)/.installed
+# HEIC's decoder lies beside the environment, as people have none unless they ask for it.
+WITH_HEIC := tests/backbone/test_heif.py tests/backbone/test_formats.py tests/service/embedding/test_decoder_pool.py
+test: $(VENV)/heic
 	$(BIN)/python -m pytest $(IN_TWO:%=--ignore=%)
 	$(BIN)/python -m pytest $(IN_TWO) -n 2 --dist loadfile
+	PYTHONPATH=$(CURDIR)/$(VENV)/heic $(BIN)/python -m pytest $(WITH_HEIC) -k u06
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -43,6 +46,9 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all,dev]'
 	touch $@
+
+$(VENV)/heic: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'pillow-heif>=1.1'
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
