@@ -44,10 +44,11 @@ def take_possession(database: Path, index: Path) -> None:
 
     Raises StorageFailed for what this process may not write.
     """
-    paths = [path for path in (*_files(database), index, *sorted(index.rglob("*"))) if path.exists()]
+    paths = [*_files(database), *_tree(index)]
     _check_writable(*paths)
     for path in paths:
-        _close_to_others(path)
+        with contextlib.suppress(FileNotFoundError):
+            _close_to_others(path)
     if database.exists() and not index.exists() and (group := database.stat().st_mode & _GROUP):
         index.mkdir(_OWNER)
         # Who may read it may enter it. The bit that hands the group on to what is made inside stays.
@@ -59,9 +60,16 @@ def _files(database: Path) -> Iterator[Path]:
     yield from (database.with_name(database.name + ending) for ending in LOGS)
 
 
+def _tree(folder: Path) -> Iterator[Path]:
+    """Yield a folder and what is in it. Some may vanish meanwhile: the builder of a process that was killed ends a moment later."""
+    yield folder
+    for home, folders, files in os.walk(folder):
+        yield from (Path(home, name) for name in sorted((*folders, *files)))
+
+
 def _check_writable(*paths: Path) -> None:
     for path in paths:
-        if os.access(path, os.F_OK):
+        with contextlib.suppress(FileNotFoundError):
             _check_one(path)
 
 

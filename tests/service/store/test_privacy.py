@@ -22,6 +22,7 @@ from service.library.library import Library
 from service.points import NewPoint, hash_vector
 from service.store.backup import backup, restore
 from service.store.database import DATABASE_NAME, INDEX_FOLDER
+from service.store.privacy import take_possession
 
 D = 8
 STRANGER = 65_534  # nobody, where there is such a user
@@ -226,3 +227,15 @@ def test_u11_what_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path, monk
     monkeypatch.setattr("service.store.privacy.os.access", lambda path, mode, **_: mode == os.F_OK)
     with pytest.raises(StorageFailed, match=r"chmod u\+rwX"):
         Library.open(tmp_path / "data")
+
+
+def test_u11_what_vanishes_while_a_library_is_looked_at_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Library.open(tmp_path):
+        pass
+    left = [
+        (str(tmp_path / INDEX_FOLDER / "1"), ["gone"], ["built.json"])
+    ]  # by the builder of a process that was killed
+    monkeypatch.setattr(os, "walk", lambda _: iter(left))
+    take_possession(tmp_path / DATABASE_NAME, tmp_path / INDEX_FOLDER)
