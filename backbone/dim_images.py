@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 
-from backbone.decode import highest_grey
+from backbone.decode import DecodeLimits, highest_grey
 from backbone.durable import read_file
 from backbone.errors import ImageRefused, PathMissing, StorageFailed
 from backbone.listing import ListedImage
@@ -30,6 +31,9 @@ def dim_note(images: Sequence[ListedImage]) -> str | None:
 
 def _highest(image: ListedImage) -> int | None:
     try:
+        status = image.path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > DecodeLimits.max_bytes:
+            return None
         return highest_grey(read_file(image.path))
-    except (ImageRefused, PathMissing, StorageFailed):  # the run itself will say so
+    except (OSError, ImageRefused, PathMissing, StorageFailed):  # the run itself will say so
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pictures import encoded, picture
 from PIL import Image
 from tiffs import tiff_of
 
+from backbone.decode import DecodeLimits
 from backbone.dim_images import LOOKED_AT, dim_note
 from backbone.listing import list_images
 
@@ -49,3 +51,14 @@ def test_u16_of_many_files_some_are_looked_at(tmp_path: Path, monkeypatch: pytes
     assert note is not None
     assert f"{LOOKED_AT} of the {LOOKED_AT} images" in note
     assert seen[-1] > f"{2 * LOOKED_AT:03}"
+
+
+def test_u16_what_is_no_file_or_too_large_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "dim.png").write_bytes(grey(4095))
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, size in (("at.png", DecodeLimits.max_bytes), ("over.png", DecodeLimits.max_bytes + 1)):
+        (tmp_path / name).write_bytes(grey(4095))
+        os.truncate(tmp_path / name, size)  # bytes behind an image are none of it
+    note = dim_note(list_images(tmp_path).images)
+    assert note is not None
+    assert note.startswith("2 of the 2 images")
