@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -39,6 +40,8 @@ def listening_service(settings: Settings) -> Iterator[int]:
         with connected(found) as ready:
             ready.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b" 200 " in ready.recv(100)
+        gc.collect()
+        gc.freeze()  # a collector that looks through the leavings of a thousand tests stops this thread, too (tests/conftest.py)
         yield found
     finally:
         server.should_exit = True
