@@ -38,6 +38,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Give it back at the end, or extension modules complain that it was left over."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def png() -> Callable[..., bytes]:
     """Make the bytes of a PNG: `png(seed=3)`."""
