@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from backbone.errors import DirectoryLocked, OutputNotEmpty, PathMissing, Storag
 LOCK_NAME = ".dinodex.lock"
 # Modes before the umask: of what anybody may see whom the umask lets, and of what is its owner's alone.
 PLAIN_FOLDER, PRIVATE_FOLDER, PRIVATE_FILE = 0o777, 0o700, 0o600
+# Many times what a child needs from its start to its program, and nobody minds to hear of a lock so late.
+LOCK_PATIENCE_S = 0.3
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # what `_beside` makes
 
 
@@ -216,13 +219,25 @@ def lock_directory(path: Path, mode: int = PLAIN_FOLDER) -> DirectoryLock:
     except OSError as error:
         raise _storage_failed("write", path, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except OSError as error:
         os.close(descriptor)
         raise DirectoryLocked(
             f"{path} is in use by another dinodex process; stop that process, or name another directory."
         ) from error
     return DirectoryLock(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file. A child that its holder was about to start when it was killed shares the lock until it is a program of its own."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _target(path: Path) -> Path:

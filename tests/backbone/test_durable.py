@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from backbone.durable import lock_directory, new_directory, read_file, remove_leftovers, write_file
+from backbone.durable import LOCK_PATIENCE_S, lock_directory, new_directory, read_file, remove_leftovers, write_file
 from backbone.errors import DirectoryLocked, OutputNotEmpty, PathMissing, StorageFailed
 
 
@@ -229,3 +230,9 @@ def test_leftovers_that_cannot_be_removed_say_so(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(StorageFailed, match="Read-only file system"):
         remove_leftovers(tmp_path)
+
+
+def test_s44_a_lock_that_a_dying_holder_s_child_has_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    held = lock_directory(tmp_path)
+    threading.Timer(LOCK_PATIENCE_S / 3, held.release).start()
+    lock_directory(tmp_path).release()

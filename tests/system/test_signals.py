@@ -70,9 +70,9 @@ def test_a_stopped_job_keeps_what_it_has_done_and_the_next_one_does_the_rest(
             target.symlink_to(source)
     data = tmp_path / "data"
     command = ["index", str(many), "--collection", "c", "--artifact", str(tiny_artifact.path), "--data", str(data)]
-    grown = data / "library.sqlite3-wal"
+    grown = data / "library.sqlite3-wal"  # half of what is waited for is there before the first point
     code, said = stopped(
-        command, tmp_path / "log", lambda: grown.exists() and grown.stat().st_size > 300_000, signal.SIGTERM
+        command, tmp_path / "log", lambda: grown.exists() and grown.stat().st_size > 600_000, signal.SIGTERM
     )
     assert code == 143, said
     created = int(said.split(" created")[0].splitlines()[-1])
