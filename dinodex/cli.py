@@ -50,11 +50,17 @@ def before_any_command(
 
 def main() -> None:
     """Run the command line; it ends with an exit code of `dinodex.exits`, and where it fails with one sentence on standard error."""
-    arguments = sys.argv[1:]
+    options, rest = _split(sys.argv[1:])
     show_any_text(sys.stdout)
     show_any_text(sys.stderr)
-    ending = Ending(debug=DEBUG in arguments or _is_set("DINODEX_DEBUG"))
-    sys.exit(ending.run(lambda: app(args=[each for each in arguments if each != DEBUG])))
+    ending = Ending(debug=DEBUG in options or _is_set("DINODEX_DEBUG"))
+    sys.exit(ending.run(lambda: app(args=[*(each for each in options if each != DEBUG), *rest])))
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what may be options, and what is none behind `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end:]
 
 
 def _is_set(name: str) -> bool:

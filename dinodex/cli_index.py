@@ -83,6 +83,8 @@ def index(
         raise typer.BadParameter("give --artifact and --data, or --url of a running service")
     if remote:
         _refuse_local_options(prune=prune, value_range=value_range)
+    if yes and not prune:
+        raise typer.BadParameter("it confirms what --prune would delete; give both", param_hint="--yes")
     if id_prefix:
         _check_prefix(id_prefix)
     if report is not None:

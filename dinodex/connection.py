@@ -59,9 +59,8 @@ class Connection:
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             shown = url.rpartition("@")[2]  # as below: without a password
             raise ServiceUnreachable(f"{shown!r} is not an address; write it as http://127.0.0.1:8000.") from error
-        self._name = str(
-            self._http.base_url.copy_with(userinfo=b"")
-        )  # as errors have it: a password is nobody's business
+        # As errors have it: a password is nobody's business.
+        self._name = str(self._http.base_url.copy_with(userinfo=b""))
 
     def ask(self, method: str, path: str, answer: type[M], **request: Any) -> M:  # noqa: ANN401 - httpx's own arguments
         """Send a request and read its JSON answer as `answer`."""

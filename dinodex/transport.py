@@ -131,9 +131,8 @@ def _certificates() -> ssl.SSLContext:
     folder = None if os.environ.get("SSL_CERT_FILE") else os.environ.get("SSL_CERT_DIR")
     try:
         if folder:
-            next(
-                Path(folder).iterdir(), None
-            )  # which OpenSSL does not look at before the first certificate, and then silently
+            # OpenSSL does not look at it before the first certificate, and then silently.
+            next(Path(folder).iterdir(), None)
         return httpx.create_ssl_context()
     except OSError as error:  # ssl.SSLError is one, for a file that holds no certificates
         variable = "SSL_CERT_DIR" if folder else "SSL_CERT_FILE"

@@ -74,9 +74,8 @@ def write_plan(plan: Plan, out: Path, resume: Resume | None) -> None:
     if plan.resumed and resume is not None:
         check_data(out, plan.inventory, resume)
     plan.inventory.write(out)
-    write_file(
-        out / "config.toml", plan.config.to_toml().encode(errors=AS_NAMED)
-    )  # last: what makes the directory a run
+    # Last: it is what makes the directory a run.
+    write_file(out / "config.toml", plan.config.to_toml().encode(errors=AS_NAMED))
 
 
 def refuse_used(out: Path) -> None:

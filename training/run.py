@@ -34,7 +34,7 @@ from training.module import TrainingModule
 from training.plan import Plan, announce, make_plan, refuse_used, write_plan
 from training.probe import Probe, Split
 from training.processes.failures import named_failures
-from training.processes.launcher import kept_environment, read_world
+from training.processes.launcher import kept_environment, mark_children, read_world
 from training.processes.meeting import check_meeting
 from training.processes.temporary import ensure_short_directory
 from training.processes.world import Asked, World
@@ -85,7 +85,9 @@ def train(
     with kept_environment():
         world = read_world(os.environ, _asked(out, config, resume), reporter.say)
         check_meeting(world, reporter.say)
-        if world.launcher is not None:
+        if world.launcher is None:
+            mark_children(os.environ)
+        else:
             config, resume = _in_world(world, config, resume)
         return _train(world, data, out, config, reporter if world.is_first else Reporter(Console(quiet=True)), resume)
 

@@ -24,7 +24,7 @@ MIN_SIZE = 5  # scikit-learn's and the reference implementation's default
 REACHED = 0.95
 COPIES_COSINE = (
     1.0 - 2.0**-15
-)  # at least: what rounding leaves of that of copies, in bf16 too; no two pictures are so near
+)  # at least: what rounding leaves of that of copies, in bf16, too; no two pictures are so near
 TWO_COPIES_COSINE = 1.0 - 2.0**-13  # of two copies of one: at twice the angle
 BLOCK = 512  # vectors compared with all at a time: 20 MB of cosines with a whole sample
 

@@ -1,13 +1,16 @@
-"""A client connected to a service of this process."""
+"""A command run in this process, and a client connected to a service of it."""
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from commands import Run
 
 with warnings.catch_warnings():
     # It wants httpx2, which is httpx under another name; the client that dinodex ships stands on httpx itself.
@@ -16,6 +19,7 @@ with warnings.catch_warnings():
 
 from backbone import Artifact
 from dinodex import Client
+from dinodex.cli import main
 from service.app import create_app
 from service.settings import load_settings
 
@@ -42,3 +46,21 @@ def client(tiny_artifact: Artifact, tmp_path: Path) -> Iterator[Client]:
         Client("http://service", transport=Through(web)) as connected,
     ):
         yield connected
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process: exit code, standard output, standard error."""
+    for name in [name for name in os.environ if name.startswith("DINODEX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DINODEX_RUNTIME", "torch")
+    monkeypatch.setenv("DINODEX_THREADS", "1")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dinodex", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call

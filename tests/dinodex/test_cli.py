@@ -14,34 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import Run, is_one_sentence
 from pictures import encoded, picture, png_of
 from PIL import Image
 
 from backbone import Artifact, named
 from backbone.durable import lock_directory
 from backbone.factory import build
-from dinodex.cli import main
 from dinodex.demo_service import running_service
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process: exit code, standard output, standard error."""
-    for name in [name for name in os.environ if name.startswith("DINODEX_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("DINODEX_RUNTIME", "torch")
-    monkeypatch.setenv("DINODEX_THREADS", "1")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dinodex", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -75,10 +55,6 @@ def url(tiny_artifact: Artifact, tmp_path: Path) -> Iterator[str]:
     settings = {"runtime": "torch", "threads": "1"}
     with running_service(tiny_artifact.path, tmp_path / "served", **settings) as client:
         yield str(client._connection._http.base_url)
-
-
-def is_one_sentence(text: str) -> bool:
-    return text.startswith("dinodex: ") and text.count("\n") == 1 and "Traceback" not in text
 
 
 def test_every_command_has_help_with_an_example(run: Run) -> None:
@@ -406,3 +382,9 @@ def test_u03_indexing_says_how_labels_fitted_or_why_not(
         assert (code, is_one_sentence(err)) == (65, True), err
     code, _, err = index("--labels", photos)
     assert (code, is_one_sentence(err)) == (65, True)
+
+
+def test_u14_behind_two_dashes_debug_is_a_name_like_any_other(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("index", "--collection", "c", "--url", "http://127.0.0.1:9", "--", "--debug")
+    assert (code, is_one_sentence(err)) == (74, True)
+    assert "--debug does not exist" in err

@@ -4,31 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Run, is_one_sentence
 
-from dinodex.cli import main
 from service.library.library import Library
 from service.points import NewPoint, hash_vector
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dinodex", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -37,10 +19,6 @@ def data(tmp_path: Path) -> Path:
         collection = library.create("photos", "f", 2)[0]
         collection.put([NewPoint(str(i), hash_vector([1, i]), [1, i], "cat", {"n": i}) for i in range(1200)])
     return tmp_path / "data"
-
-
-def is_one_sentence(text: str) -> bool:
-    return text.startswith("dinodex: ") and text.count("\n") == 1 and "Traceback" not in text
 
 
 def test_a_backup_is_taken_from_a_library_in_use_and_restored_elsewhere(run: Run, data: Path, tmp_path: Path) -> None:

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Run
 from pictures import encoded, picture
 from PIL import Image
 
 from backbone import Artifact
-from dinodex.cli import main
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run `dinodex eval` in this process: exit code, standard output, standard error."""
+def evaluate(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run `dinodex eval` in this process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
     monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dinodex", "eval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
+    return lambda *arguments: run("eval", *arguments)
 
 
 @pytest.fixture
@@ -47,9 +35,9 @@ def sides(tmp_path: Path) -> list[object]:
 
 
 def test_a_table_has_one_row_for_each_figure_and_says_what_it_means(
-    run: Run, sides: list[object], tiny_artifact: Artifact
+    evaluate: Run, sides: list[object], tiny_artifact: Artifact
 ) -> None:
-    code, out, err = run(tiny_artifact.path, *sides)
+    code, out, err = evaluate(tiny_artifact.path, *sides)
     assert code == 0, err
     figures = ["kNN, k 10 ", "kNN, k 200 ", "linear probe", "recall@1 ", "recall@10", "mAP", "NMI", "ARI", "purity"]
     for figure in figures:
@@ -60,35 +48,37 @@ def test_a_table_has_one_row_for_each_figure_and_says_what_it_means(
 
 
 def test_u10_json_goes_through_a_pipe_and_to_where_a_link_leads(
-    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+    evaluate: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
 ) -> None:
     reader, writer = os.pipe()
-    assert run(tiny_artifact.path, *sides, "--json", f"/dev/fd/{writer}")[0] == 0
+    assert evaluate(tiny_artifact.path, *sides, "--json", f"/dev/fd/{writer}")[0] == 0
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as file:
         assert json.load(file)["fingerprint"] == tiny_artifact.fingerprint
     (tmp_path / "link").symlink_to("scores.json")
-    assert run(tiny_artifact.path, *sides, "--json", tmp_path / "link")[0] == 0
+    assert evaluate(tiny_artifact.path, *sides, "--json", tmp_path / "link")[0] == 0
     assert json.loads((tmp_path / "scores.json").read_text())["fingerprint"] == tiny_artifact.fingerprint
     assert (tmp_path / "link").is_symlink()
 
 
-def test_u10_json_that_cannot_be_written_is_said_before_the_work(run: Run, sides: list[object], tmp_path: Path) -> None:
+def test_u10_json_that_cannot_be_written_is_said_before_the_work(
+    evaluate: Run, sides: list[object], tmp_path: Path
+) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for path, why in (
         (tmp_path, "it is a directory"),
         (tmp_path / "loop", "Too many levels"),
         ("/dev/fd/999", "Bad file"),
     ):
-        code, _, err = run(tmp_path / "no-artifact", *sides, "--json", path)
+        code, _, err = evaluate(tmp_path / "no-artifact", *sides, "--json", path)
         assert (code, err.count("\n")) == (74, 1)
         assert why in err
 
 
 def test_json_goes_to_a_file_beside_the_table_or_alone_to_standard_output(
-    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+    evaluate: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
 ) -> None:
-    code, out, _ = run(tiny_artifact.path, *sides, "--json", tmp_path / "scores.json")
+    code, out, _ = evaluate(tiny_artifact.path, *sides, "--json", tmp_path / "scores.json")
     assert code == 0
     assert "linear probe" in out
     written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
@@ -99,7 +89,7 @@ def test_json_goes_to_a_file_beside_the_table_or_alone_to_standard_output(
     assert set(written["linear"]) == {"accuracy", "weight_decay", "grid"}
     assert written["counts"]["validation"] == 8
 
-    code, out, err = run(tiny_artifact.path, *sides, "--json", "-")
+    code, out, err = evaluate(tiny_artifact.path, *sides, "--json", "-")
     assert code == 0
     assert err == ""  # nothing was embedded again
     shown = json.loads(out)
@@ -109,20 +99,20 @@ def test_json_goes_to_a_file_beside_the_table_or_alone_to_standard_output(
 
 
 def test_vectors_are_kept_where_one_asks_or_not_at_all(
-    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+    evaluate: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
 ) -> None:
-    assert run(tiny_artifact.path, *sides, "--no-cache")[0] == 0
+    assert evaluate(tiny_artifact.path, *sides, "--no-cache")[0] == 0
     assert not (tmp_path / "home-cache").exists()
-    assert run(tiny_artifact.path, *sides, "--cache", tmp_path / "mine")[0] == 0
+    assert evaluate(tiny_artifact.path, *sides, "--cache", tmp_path / "mine")[0] == 0
     assert len(list((tmp_path / "mine").iterdir())) == 2
     assert not (tmp_path / "home-cache").exists()
-    assert run(tiny_artifact.path, *sides)[0] == 0
+    assert evaluate(tiny_artifact.path, *sides)[0] == 0
     assert len(list((tmp_path / "home-cache" / "dinodex" / "features").iterdir())) == 2
-    assert run(tiny_artifact.path, *sides, "--cache", tmp_path / "mine", "--no-cache")[0] == 2
+    assert evaluate(tiny_artifact.path, *sides, "--cache", tmp_path / "mine", "--no-cache")[0] == 2
 
 
 def test_each_mistake_has_its_exit_code_and_one_sentence(
-    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+    evaluate: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
 ) -> None:
     train, val = sides[1], sides[3]
     one_class = tmp_path / "one"
@@ -138,33 +128,33 @@ def test_each_mistake_has_its_exit_code_and_one_sentence(
         ((tiny_artifact.path, "--train", train), 2, "--val"),
     ]
     for arguments, expected, message in wrong:
-        code, out, err = run(*arguments)
+        code, out, err = evaluate(*arguments)
         assert code == expected, (arguments, err)
         assert message in err
         assert out == ""
 
 
 def test_u16_dim_images_are_told_of_and_a_range_is_another_model(
-    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+    evaluate: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
 ) -> None:
     deep = np.linspace(0, 4095, 400).reshape(20, 20).astype(np.uint16)
     (tmp_path / "train" / "cats" / "deep.png").write_bytes(encoded(Image.fromarray(deep)))
-    code, out, err = run(tiny_artifact.path, *sides, "--json", "-", "--no-cache")
+    code, out, err = evaluate(tiny_artifact.path, *sides, "--json", "-", "--no-cache")
     assert (code, "1 of the 1 images of 16 bits" in err) == (0, True)
     assert json.loads(out)["fingerprint"] == tiny_artifact.fingerprint
-    code, out, err = run(tiny_artifact.path, *sides, "--json", "-", "--no-cache", "--value-range", "0:4095")
+    code, out, err = evaluate(tiny_artifact.path, *sides, "--json", "-", "--no-cache", "--value-range", "0:4095")
     assert (code, "16 bits" in err) == (0, False)
     assert json.loads(out)["fingerprint"] != tiny_artifact.fingerprint
-    assert run(tiny_artifact.path, *sides, "--value-range", "9:1")[0] == 2
+    assert evaluate(tiny_artifact.path, *sides, "--value-range", "9:1")[0] == 2
 
 
 def test_u06_u07_what_is_left_out_is_said_beside_json_that_stays_json(
-    run: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
+    evaluate: Run, sides: list[object], tiny_artifact: Artifact, tmp_path: Path
 ) -> None:
     for name in ("train/cats/1.PSD", "train/@eaDir/2.png", "val/raw/3.png", "val/empty/4.mov"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(encoded(picture()))
-    code, out, err = run(tiny_artifact.path, *sides, "--exclude", "raw", "--json", "-")
+    code, out, err = evaluate(tiny_artifact.path, *sides, "--exclude", "raw", "--json", "-")
     assert code == 0
     assert json.loads(out)["counts"]["train"] == 16
     assert f"{tmp_path / 'train'}: left out: 1 .psd; 1 file or folder of the system (@eaDir)" in err

@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import Run
 from pictures import encoded, picture
 
 from backbone import Artifact
 from dinodex import Client, cli_client
-from dinodex.cli import main
 
-Run = Callable[..., tuple[int, str, str]]
 NAMES = ("DSC_0.png", "DSC_1.png", "DSC_2.png")
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Index a folder in this process: exit code, standard output, standard error."""
-    for name in [name for name in os.environ if name.startswith("DINODEX_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("DINODEX_RUNTIME", "torch")
-    monkeypatch.setenv("DINODEX_THREADS", "1")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dinodex", "index", *map(str, arguments), "--collection", "c"])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
+def index_into(run: Run) -> Run:
+    """Index a folder into the collection of these tests."""
+    return lambda *arguments: run("index", *arguments, "--collection", "c")
 
 
 @pytest.fixture
-def index(run: Run, tiny_artifact: Artifact, tmp_path: Path) -> Run:
+def index(index_into: Run, tiny_artifact: Artifact, tmp_path: Path) -> Run:
     """Index a folder into a data directory of this test."""
-    return lambda *more: run(*more, "--artifact", tiny_artifact.path, "--data", tmp_path / "data")
+    return lambda *more: index_into(*more, "--artifact", tiny_artifact.path, "--data", tmp_path / "data")
 
 
 @pytest.fixture
@@ -108,14 +93,14 @@ def test_u02_files_that_have_points_of_other_ids_are_said(index: Run, rolls: tup
 
 
 @pytest.mark.parametrize("prefix", ["a\nb", "\udcff", "p" * 512])
-def test_u02_a_prefix_that_no_id_can_have_is_a_usage_error(run: Run, tmp_path: Path, prefix: str) -> None:
-    code, _, err = run(tmp_path, "--url", "http://x", "--id-prefix", prefix)
+def test_u02_a_prefix_that_no_id_can_have_is_a_usage_error(index_into: Run, tmp_path: Path, prefix: str) -> None:
+    code, _, err = index_into(tmp_path, "--url", "http://x", "--id-prefix", prefix)
     assert code == 2
     assert "--id-prefix" in err
 
 
 def test_u02_over_http_a_prefix_keeps_both_and_what_was_replaced_is_said(
-    run: Run, rolls: tuple[Path, Path], client: Client, monkeypatch: pytest.MonkeyPatch
+    index_into: Run, rolls: tuple[Path, Path], client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
     def connect(*_: object) -> Iterator[Client]:
@@ -123,13 +108,18 @@ def test_u02_over_http_a_prefix_keeps_both_and_what_was_replaced_is_said(
 
     monkeypatch.setattr(cli_client, "connect", connect)
     there = ("--url", "http://x")
-    assert "3 created" in run(rolls[0], *there)[1]
-    assert "3 created" in run(rolls[1], *there, "--id-prefix", "roll2/")[1]
+    assert "3 created" in index_into(rolls[0], *there)[1]
+    assert "3 created" in index_into(rolls[1], *there, "--id-prefix", "roll2/")[1]
     assert client.collection("c").get(f"roll2/{NAMES[0]}").label is None
     (rolls[0] / NAMES[0]).write_bytes(encoded(picture(seed=99)))
-    code, out, err = run(rolls[0], *there)
+    code, out, err = index_into(rolls[0], *there)
     assert (code, "0 created, 1 replaced, 2 unchanged, 0 refused" in out) == (0, True)
     assert "points with other content that were replaced: 1;" in err
     assert "--id-prefix" in err
     (rolls[0] / NAMES[0]).write_bytes(encoded(picture(seed=98)))
-    assert "other content" not in run(rolls[0], *there, "--replace-sources")[2]
+    assert "other content" not in index_into(rolls[0], *there, "--replace-sources")[2]
+
+
+def test_u01_a_confirmation_of_nothing_is_a_mistake(index: Run, rolls: tuple[Path, Path]) -> None:
+    code, _, err = index(rolls[0], "--yes")
+    assert (code, "--prune" in err) == (2, True)

@@ -41,10 +41,11 @@ _MPI = (
 )
 NODE_RANKS = ("NODE_RANK", "GROUP_RANK")  # which machine this is; the first that is set counts
 _BY_HAND = "hand"
+_STARTED_BY = "DINODEX_STARTED_BY"  # the number of a run's process, in the environment of those that it starts
 _NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", *NODE_RANKS)
 _MEETING = ("MASTER_ADDR", "MASTER_PORT")
 # What a run may change in its environment.
-_CHANGED = (*_NUMBERS, *_MEETING, SRUN.rank, *(scheme.rank for scheme in _MPI))
+_CHANGED = (_STARTED_BY, *_NUMBERS, *_MEETING, SRUN.rank, *(scheme.rank for scheme in _MPI))
 
 
 def refuse_malformed(environment: MutableMapping[str, str]) -> None:
@@ -72,12 +73,17 @@ def read_world(environment: MutableMapping[str, str], asked: Asked, say: Callabl
     world = _announced(environment, asked)
     if world is not None:
         _check(world, asked)
-        if world.launcher != _BY_HAND:  # else it is this run's first process that started this one
+        if environment.get(_STARTED_BY) != str(os.getppid()):  # else this run's first process has said it for all
             say(f"process {world.rank} of {world.size}, by {world.launcher}; all meet at {world.address}:{world.port}")
         return world
     world = _own_world(environment, asked)
     _ignore(environment, asked, say)
     return world
+
+
+def mark_children(environment: MutableMapping[str, str]) -> None:
+    """Tell the processes that this one starts that it was a run that did; variables that stayed behind look the same otherwise."""
+    environment[_STARTED_BY] = str(os.getpid())
 
 
 @contextmanager

@@ -58,6 +58,13 @@ def test_u04_a_step_of_slurm_is_joined_also_without_tasks_per_node(tasks: str) -
     assert read(asked, **STEP, MASTER_PORT="29500")[0].port == 29500
 
 
+def test_u04_a_world_that_is_numbered_by_hand_is_told_of_and_one_of_this_run_is_not() -> None:
+    by_hand = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}
+    assert read(**by_hand)[1] == ["process 1 of 2, by hand; all meet at 127.0.0.1:29500"]
+    assert read(**by_hand, DINODEX_STARTED_BY=str(os.getppid()))[1] == []
+    assert len(read(**by_hand, DINODEX_STARTED_BY="1")[1]) == 1, "of a run that is over"
+
+
 LEFT = [
     {"RANK": "1"},
     {"RANK": "0"},
