@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 
-from backbone.decode import DecodeLimits, highest_grey
-from backbone.durable import read_file
+from backbone.decode import highest_grey
 from backbone.errors import ImageRefused, PathMissing, StorageFailed
+from backbone.image_file import read_image_file
 from backbone.listing import ListedImage
 
 LOOKED_AT = 64  # files, evenly from all: of a set from one camera a few tell, and 20 MB each are read in a second
@@ -31,9 +30,6 @@ def dim_note(images: Sequence[ListedImage]) -> str | None:
 
 def _highest(image: ListedImage) -> int | None:
     try:
-        status = image.path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > DecodeLimits.max_bytes:
-            return None
-        return highest_grey(read_file(image.path))
-    except (OSError, ImageRefused, PathMissing, StorageFailed):  # the run itself will say so
+        return highest_grey(read_image_file(image.path))
+    except (ImageRefused, PathMissing, StorageFailed):  # the run itself will say so
         return None

@@ -133,7 +133,7 @@ def read_file(path: Path) -> bytes:
         PathMissing: there is no such file.
         StorageFailed: it cannot be read.
     """
-    with _reading(path):
+    with reading(path):
         return path.read_bytes()
 
 
@@ -143,7 +143,7 @@ def hash_file(path: Path) -> str:
     Raises:
         PathMissing, StorageFailed: as `read_file`.
     """
-    with _reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -296,7 +296,8 @@ def _swap_in(temporary: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while `path` is read into PathMissing and StorageFailed."""
     try:
         yield
     except FileNotFoundError as error:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from backbone.decode import DecodeLimits
-from backbone.durable import read_file
 from backbone.errors import ImageRefused, PathMissing, StorageFailed
+from backbone.image_file import read_image_file
 from backbone.machine import usable_cores
 from backbone.model import Backbone
 from backbone.preprocess import Preprocess
@@ -129,8 +129,8 @@ def _embed(network: Backbone, pixels: NDArray[np.float32], device: torch.device)
 
 def _prepare(preprocess: Preprocess, limits: DecodeLimits | None, path: Path) -> _Prepared:
     try:
-        data = read_file(path)
-    except (PathMissing, StorageFailed):
+        data = read_image_file(path, (limits or DecodeLimits()).max_bytes)
+    except (ImageRefused, PathMissing, StorageFailed):
         return _Prepared(None, None)  # who calls knows which positions have no row
     digest = hashlib.sha256(data).digest()
     try:

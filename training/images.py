@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbone.decode import DecodeLimits, decode
-from backbone.durable import read_file
 from backbone.errors import BackboneError, ImageRefused, PathMissing, StorageFailed
+from backbone.image_file import read_image_file
 from backbone.listing import ListedImage
 from backbone.value_range import ValueRange
 from training.distributed import all_max, all_objects
@@ -76,7 +76,8 @@ class TrainingImages(Dataset[Item]):
         for attempt in range(MAX_SUBSTITUTES):
             chosen = index if attempt == 0 else seed_of("substitute", self.seed, index, attempt) % len(self)
             try:
-                picture = decode(read_file(self.images[chosen].path), self.limits, self.views.cover, self.value_range)
+                data = read_image_file(self.images[chosen].path, self.limits.max_bytes)
+                picture = decode(data, self.limits, self.views.cover, self.value_range)
             except (ImageRefused, PathMissing, StorageFailed) as error:
                 refusals.append(Refusal(chosen, _reason(error)))
                 continue

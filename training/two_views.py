@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backbone.decode import DecodeLimits, decode
-from backbone.durable import read_file
 from backbone.embedding import evaluating
 from backbone.errors import ImageRefused, PathMissing, StorageFailed
+from backbone.image_file import read_image_file
 from backbone.listing import ListedImage
 from backbone.model import Backbone
 from backbone.value_range import ValueRange
@@ -80,7 +80,8 @@ class TwoViewProbe:
     def _draw(self, image: ListedImage) -> Tensor | None:
         """The two views of an image [2, 3, H, W], the same at every score; None if it cannot be decoded."""
         try:
-            picture = decode(read_file(image.path), self._limits, self._views.cover, self._value_range)
+            data = read_image_file(image.path, self._limits.max_bytes)
+            picture = decode(data, self._limits, self._views.cover, self._value_range)
         except (ImageRefused, PathMissing, StorageFailed):
             return None  # training's to report
         return torch.stack(self._views(picture, epoch=0, index=seed_of(f"two views {image.id}")))

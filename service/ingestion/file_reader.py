@@ -6,14 +6,12 @@ them kept is not noticed. The point of another file, or one that came over REST,
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbone.errors import TooManyBytes
+from backbone.image_file import check_image_file
 from backbone.listing import ListedImage
 from backbone.listing.text_file import is_text
 from service.errors import InvalidId, OtherSource
@@ -53,12 +51,7 @@ class FileReader:
             return None
         mounted = image.path.parent.stat().st_dev != self.folder.device
         source = Source(self.folder.path_of(image.id), status.st_size, kept_time(status.st_mtime_ns), mounted)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        if status.st_size > self.max_image_bytes:
-            raise TooManyBytes(
-                f"the file has {status.st_size:,} bytes and the limit is {self.max_image_bytes:,}; save a smaller one."
-            )
+        check_image_file(status, self.max_image_bytes)
         if not is_text(id_):
             raise InvalidId("its path is not UTF-8 text, as an id has to be; rename the file or its folder.")
         check_id(id_)

@@ -46,7 +46,7 @@ def test_u16_of_many_files_some_are_looked_at(tmp_path: Path, monkeypatch: pytes
     for index in range(3 * LOOKED_AT):
         (tmp_path / f"{index:03}.png").write_bytes(b"")
     seen: list[str] = []
-    monkeypatch.setattr("backbone.dim_images.read_file", lambda path: seen.append(path.name) or grey(4095))
+    monkeypatch.setattr("backbone.dim_images.read_image_file", lambda path: seen.append(path.name) or grey(4095))
     note = dim_note(list_images(tmp_path).images)
     assert note is not None
     assert f"{LOOKED_AT} of the {LOOKED_AT} images" in note

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def test_a_corrupt_image_is_replaced_by_the_same_other_one_every_time(folder: Pa
 def test_empty_and_foreign_files_are_replaced_too(folder: Path, content: bytes) -> None:
     (folder / "0.png").write_bytes(content)
     assert images_of(folder)[(0, 0)].refusals[0].image == 0
+
+
+def test_u12_a_pipe_and_what_is_larger_than_an_image_are_replaced_and_not_waited_for(folder: Path) -> None:
+    for name in ("2.png", "6.png"):
+        (folder / name).unlink()
+    os.mkfifo(folder / "2.png")
+    (folder / "6.png").touch()
+    os.truncate(folder / "6.png", DecodeLimits.max_bytes + 1)
+    images = images_of(folder)
+    assert "not a regular file" in images[(0, 2)].refusals[0].reason
+    assert images[(0, 6)].refusals[0].reason.startswith("TooManyBytes")
 
 
 def test_a_file_that_vanished_since_the_listing_is_replaced(folder: Path) -> None:
